@@ -1,0 +1,99 @@
+//! What an operator may set: every key, its default and its range, in one table. Only this file reads the
+//! environment; what a program sets in code comes before it.
+//!
+//! | key | default | meaning |
+//! |---|---|---|
+//! | `FOREBAY_IN_FLIGHT` | the stages' places | jobs received and not yet settled, at least 1 |
+//! | `FOREBAY_GRACE` | 30 | seconds that a drain waits for jobs, 0 to 86400 |
+//! | `FOREBAY_MAX_ATTEMPTS` | 5 | failures before a job is rejected, at least 1 |
+//! | `FOREBAY_MEMORY` | no bound | bytes that jobs may hold together in a pipeline, at least 1 |
+//! | `FOREBAY_STAGES` | none | stage sizes, as in `fetch.limit=32 embed.items=16` |
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// The settings of a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    pub(crate) in_flight: Option<usize>,
+    pub(crate) grace: Duration,
+    pub(crate) max_attempts: u32,
+    pub(crate) memory: Option<usize>,
+    pub(crate) stages: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { in_flight: None, grace: Duration::from_secs(30), max_attempts: 5, memory: None, stages: String::new() }
+    }
+}
+
+impl Config {
+    pub(crate) fn from_env() -> Result<Self> {
+        Config::read(|key| std::env::var(key).ok())
+    }
+
+    fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let number = |key: &str, least: u64, most: u64| -> Result<Option<u64>> {
+            let Some(text) = get(key).filter(|text| !text.trim().is_empty()) else {
+                return Ok(None);
+            };
+            let number = text.trim().parse().ok().filter(|number| (least..=most).contains(number));
+            let wrong = || {
+                let range = if most == u64::MAX { format!("from {least}") } else { format!("{least} to {most}") };
+                Error::invalid(format_args!("{key} is `{text}`, but should be a whole number, {range}"))
+            };
+            number.ok_or_else(wrong).map(Some)
+        };
+        let mut config = Config {
+            in_flight: number("FOREBAY_IN_FLIGHT", 1, u64::MAX)?.map(|n| n as usize),
+            memory: number("FOREBAY_MEMORY", 1, u64::MAX)?.map(|n| n as usize),
+            stages: get("FOREBAY_STAGES").unwrap_or_default(),
+            ..Config::default()
+        };
+        if let Some(seconds) = number("FOREBAY_GRACE", 0, 86_400)? {
+            config.grace = Duration::from_secs(seconds);
+        }
+        if let Some(attempts) = number("FOREBAY_MAX_ATTEMPTS", 1, u32::MAX.into())? {
+            config.max_attempts = attempts as u32;
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_every_key() {
+        let config = Config::read(|key| {
+            Some(match key {
+                "FOREBAY_IN_FLIGHT" => "7".to_owned(),
+                "FOREBAY_GRACE" => " 9 ".to_owned(),
+                "FOREBAY_MAX_ATTEMPTS" => "2".to_owned(),
+                "FOREBAY_MEMORY" => "1000".to_owned(),
+                _ => "a.limit=3".to_owned(),
+            })
+        });
+        let expected = Config {
+            in_flight: Some(7),
+            grace: Duration::from_secs(9),
+            max_attempts: 2,
+            memory: Some(1000),
+            stages: "a.limit=3".to_owned(),
+        };
+        assert_eq!(config.unwrap(), expected);
+        assert_eq!(Config::read(|_| None).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn says_which_key_is_wrong() {
+        for text in ["many", "-1", "100000"] {
+            let read = Config::read(|key| (key == "FOREBAY_GRACE").then(|| text.to_owned()));
+            let why = read.unwrap_err().to_string();
+            assert_eq!(why, format!("FOREBAY_GRACE is `{text}`, but should be a whole number, 0 to 86400"));
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Cuts waiting items into batches and gathers their outputs: jobs in, batches out.
+//!
+//! A plain structure with one owner, the device thread: no lock, no clock (time is handed in), no channel. It
+//! promises that a batch is within its limits, that the item whose turn it is is always in the next batch, that jobs
+//! with many items take turns with jobs of few, and that outputs are gathered in the order of the inputs.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::batching::Batching;
+use super::linger::Linger;
+use crate::job::Priority;
+
+/// Where items of like weight are put together, they are chosen from this many batches' worth of waiting items.
+const SORT_BATCHES: usize = 4;
+
+/// Measures of an item that decide with which others it may run.
+pub(crate) struct Measure<I> {
+    pub(crate) weight: fn(&I) -> usize,
+    pub(crate) key: fn(&I) -> u64,
+}
+
+/// A job's items as they come in, with whatever is needed to answer it.
+pub(crate) struct Request<I, R> {
+    pub(crate) items: Vec<Option<I>>,
+    pub(crate) arrived: Instant,
+    pub(crate) priority: Priority,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) reply: R,
+}
+
+/// Items to run together, and where each belongs.
+pub(crate) struct Batch<I> {
+    pub(crate) inputs: Vec<I>,
+    pub(crate) origins: Vec<Origin>,
+    /// Of its items or its weight, whichever is nearer the limit: 0 to 1, above 1 for a single item too heavy.
+    pub(crate) fill: f64,
+}
+
+/// Which item of which job.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Origin {
+    slot: usize,
+    ticket: u64,
+    index: usize,
+}
+
+/// What the device thread should do for this model.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Next {
+    Run,
+    Wait(Instant),
+    Empty,
+}
+
+/// A job that is done: its reply, its outputs, and when its first batch was cut.
+pub(crate) struct Finished<O, R> {
+    pub(crate) reply: R,
+    pub(crate) outputs: Vec<O>,
+    pub(crate) started: Instant,
+}
+
+pub(crate) struct Batcher<I, O, R> {
+    batching: Batching,
+    measure: Measure<I>,
+    linger: Linger,
+    work: Vec<Option<Work<I, O, R>>>,
+    free: Vec<usize>,
+    /// Jobs with items that wait, by whose turn it is.
+    turns: BTreeMap<Turn, usize>,
+    tickets: u64,
+    waiting: usize,
+    waiting_weight: usize,
+    /// Since when the device could have run what waits; the start of a fixed linger.
+    idle_since: Option<Instant>,
+}
+
+/// When a job's turn comes: when it arrived or last had its turn, plus its class's budget, or its deadline if that
+/// is sooner. The ticket keeps those of one moment in order.
+type Turn = (Instant, u64);
+
+struct Work<I, O, R> {
+    ticket: u64,
+    turn: Turn,
+    request: Request<I, R>,
+    /// No item before this one waits.
+    first: usize,
+    waiting: usize,
+    outputs: Vec<Option<O>>,
+    unfinished: usize,
+    started: Option<Instant>,
+}
+
+struct Pick {
+    slot: usize,
+    index: usize,
+    weight: usize,
+}
+
+impl<I, O, R> Batcher<I, O, R> {
+    pub(crate) fn new(batching: Batching, measure: Measure<I>) -> Self {
+        Batcher {
+            batching,
+            measure,
+            linger: Linger::new(),
+            work: Vec::new(),
+            free: Vec::new(),
+            turns: BTreeMap::new(),
+            tickets: 0,
+            waiting: 0,
+            waiting_weight: 0,
+            idle_since: None,
+        }
+    }
+
+    /// Items that wait for a batch.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Takes a job's items, of which there is at least one.
+    pub(crate) fn push(&mut self, request: Request<I, R>) {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let turn = (due(&request, request.arrived), ticket);
+        let count = request.items.len();
+        self.waiting += count;
+        self.waiting_weight += request.items.iter().flatten().map(self.measure.weight).sum::<usize>();
+        (0..count).for_each(|_| self.linger.arrived(request.arrived));
+        let work = Work {
+            ticket,
+            turn,
+            first: 0,
+            waiting: count,
+            outputs: (0..count).map(|_| None).collect(),
+            unfinished: count,
+            started: None,
+            request,
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.work[slot] = Some(work);
+                slot
+            }
+            None => {
+                self.work.push(Some(work));
+                self.work.len() - 1
+            }
+        };
+        self.turns.insert(turn, slot);
+    }
+
+    /// Whether what waits fills a batch.
+    pub(crate) fn is_full(&self) -> bool {
+        let heavy = |limit| self.waiting_weight >= limit;
+        self.waiting >= self.batching.items || self.batching.weight.is_some_and(heavy)
+    }
+
+    /// What to do while the device is free: run at once if a batch is full or no more items are worth waiting for.
+    pub(crate) fn next(&mut self, now: Instant) -> Next {
+        if self.waiting == 0 {
+            self.idle_since = None;
+            return Next::Empty;
+        }
+        if self.is_full() {
+            return Next::Run;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        let until = match self.batching.linger {
+            Some(fixed) => since + fixed,
+            None => self.linger.until(now, self.waiting, self.full()),
+        };
+        if until <= now { Next::Run } else { Next::Wait(until) }
+    }
+
+    /// How many items of the weight seen now make a full batch.
+    fn full(&self) -> usize {
+        let by_weight = |limit: usize| (limit * self.waiting).div_ceil(self.waiting_weight.max(1));
+        let by_weight = self.batching.weight.map_or(usize::MAX, by_weight);
+        by_weight.clamp(1, self.batching.items)
+    }
+
+    /// Cuts the next batch. Jobs that are `gone` are dropped instead; `None` if nothing else waits.
+    pub(crate) fn cut(&mut self, now: Instant, gone: impl Fn(&R) -> bool) -> Option<Batch<I>> {
+        self.drop_gone(&gone);
+        let mut picks = self.candidates();
+        if picks.is_empty() {
+            return None;
+        }
+        let fill = if self.batching.padded {
+            fit_padded(&mut picks, &self.batching)
+        } else {
+            fit_summed(&mut picks, &self.batching)
+        };
+        let batch = self.take(now, &picks, fill);
+        self.idle_since = None;
+        Some(batch)
+    }
+
+    /// A batch of `items` starts on the device.
+    pub(crate) fn started(&mut self, now: Instant, items: usize) {
+        self.linger.started(now, items);
+    }
+
+    /// The batch ended; its outputs are handed out from now on.
+    pub(crate) fn ended(&mut self, now: Instant) {
+        self.linger.ended(now);
+    }
+
+    /// Takes one output in; the job, if that was its last.
+    pub(crate) fn complete(&mut self, origin: Origin, output: O) -> Option<Finished<O, R>> {
+        let work = self.find(origin)?;
+        work.outputs[origin.index] = Some(output);
+        work.unfinished -= 1;
+        if work.unfinished > 0 {
+            return None;
+        }
+        let work = self.remove(origin.slot)?;
+        Some(Finished {
+            started: work.started.unwrap_or(work.request.arrived),
+            outputs: work.outputs.into_iter().flatten().collect(),
+            reply: work.request.reply,
+        })
+    }
+
+    /// Gives up the job of a failed item: the rest of its items are not run. `None` if that was done before.
+    pub(crate) fn fail(&mut self, origin: Origin) -> Option<R> {
+        self.find(origin)?;
+        self.remove(origin.slot).map(|work| work.request.reply)
+    }
+
+    /// Gives up everything.
+    pub(crate) fn fail_all(&mut self) -> Vec<R> {
+        (0..self.work.len()).filter_map(|slot| self.remove(slot)).map(|work| work.request.reply).collect()
+    }
+
+    /// The jobs that an item's answer would go to.
+    pub(crate) fn replies<'a>(&'a self, origins: &'a [Origin]) -> impl Iterator<Item = &'a R> {
+        origins.iter().filter_map(|origin| {
+            let work = self.work[origin.slot].as_ref()?;
+            (work.ticket == origin.ticket).then_some(&work.request.reply)
+        })
+    }
+
+    fn find(&mut self, origin: Origin) -> Option<&mut Work<I, O, R>> {
+        let work = self.work[origin.slot].as_mut()?;
+        (work.ticket == origin.ticket).then_some(work)
+    }
+
+    fn remove(&mut self, slot: usize) -> Option<Work<I, O, R>> {
+        let work = self.work[slot].take()?;
+        self.free.push(slot);
+        if work.waiting > 0 {
+            self.turns.remove(&work.turn);
+            self.waiting -= work.waiting;
+            let left = work.request.items.iter().flatten();
+            self.waiting_weight -= left.map(self.measure.weight).sum::<usize>();
+        }
+        Some(work)
+    }
+
+    fn drop_gone(&mut self, gone: &impl Fn(&R) -> bool) {
+        let is_gone = |&slot: &usize| self.work[slot].as_ref().is_some_and(|w| gone(&w.request.reply));
+        let looked_at = self.turns.values().copied().take(self.window());
+        let found: Vec<usize> = looked_at.filter(is_gone).collect();
+        let any = !found.is_empty();
+        found.into_iter().for_each(|slot| drop(self.remove(slot)));
+        if any {
+            self.drop_gone(gone);
+        }
+    }
+
+    /// How many items may be chosen from.
+    fn window(&self) -> usize {
+        self.batching.items * if self.batching.padded { SORT_BATCHES } else { 1 }
+    }
+
+    /// Items in the order of their turn: one of each job, then a second one of each, and so on. All are of the first
+    /// one's key.
+    fn candidates(&self) -> Vec<Pick> {
+        let window = self.window();
+        let mut lanes: Vec<(usize, usize)> = self
+            .turns
+            .values()
+            .take(window)
+            .filter_map(|&slot| Some((slot, self.work[slot].as_ref()?.first)))
+            .collect();
+        let mut picks = Vec::with_capacity(window.min(self.waiting));
+        let mut key = None;
+        while !lanes.is_empty() && picks.len() < window {
+            lanes.retain_mut(|(slot, index)| {
+                if picks.len() == window {
+                    return false;
+                }
+                let Some(work) = &self.work[*slot] else {
+                    return false;
+                };
+                let items = work.request.items.iter().enumerate().skip(*index);
+                let mut alike = items.filter_map(|(i, item)| Some((i, item.as_ref()?))).filter(|(_, item)| {
+                    let its = (self.measure.key)(item);
+                    *key.get_or_insert(its) == its
+                });
+                let Some((i, item)) = alike.next() else {
+                    return false;
+                };
+                picks.push(Pick { slot: *slot, index: i, weight: (self.measure.weight)(item) });
+                *index = i + 1;
+                true
+            });
+        }
+        picks
+    }
+
+    /// Takes the picked items out; the jobs that have more go to the end of the line.
+    fn take(&mut self, now: Instant, picks: &[Pick], fill: f64) -> Batch<I> {
+        let mut batch =
+            Batch { inputs: Vec::with_capacity(picks.len()), origins: Vec::with_capacity(picks.len()), fill };
+        for pick in picks {
+            let Some(work) = &mut self.work[pick.slot] else {
+                continue;
+            };
+            let Some(input) = work.request.items[pick.index].take() else {
+                continue;
+            };
+            work.started.get_or_insert(now);
+            work.waiting -= 1;
+            self.waiting -= 1;
+            self.waiting_weight -= pick.weight;
+            batch.inputs.push(input);
+            batch.origins.push(Origin { slot: pick.slot, ticket: work.ticket, index: pick.index });
+        }
+        for pick in picks {
+            self.requeue(now, pick.slot);
+        }
+        batch
+    }
+
+    fn requeue(&mut self, now: Instant, slot: usize) {
+        let Some(work) = &mut self.work[slot] else {
+            return;
+        };
+        // A job of several picks comes by here several times; only the first finds it in line.
+        if self.turns.remove(&work.turn).is_none() || work.waiting == 0 {
+            return;
+        }
+        let items = &work.request.items[work.first..];
+        work.first += items.iter().position(Option::is_some).unwrap_or(0);
+        self.tickets += 1;
+        work.turn = (due(&work.request, now), self.tickets);
+        self.turns.insert(work.turn, slot);
+    }
+}
+
+fn due<I, R>(request: &Request<I, R>, from: Instant) -> Instant {
+    let turn = from + request.priority.budget();
+    request.deadline.map_or(turn, |deadline| deadline.min(turn))
+}
+
+/// Keeps the picks whose weights sum up to no more than the limit, always the first. Returns the fill.
+fn fit_summed(picks: &mut Vec<Pick>, batching: &Batching) -> f64 {
+    let limit = batching.weight.unwrap_or(usize::MAX);
+    let mut total = 0;
+    let mut count = 0;
+    picks.retain(|pick| {
+        let fits = count == 0 || (count < batching.items && total + pick.weight <= limit);
+        if fits {
+            total += pick.weight;
+            count += 1;
+        }
+        fits
+    });
+    fill(count, total, batching)
+}
+
+/// Keeps the run of like weights around the first pick that makes the largest batch, and of those the least padded.
+fn fit_padded(picks: &mut Vec<Pick>, batching: &Batching) -> f64 {
+    let limit = batching.weight.unwrap_or(usize::MAX);
+    let first = (picks[0].slot, picks[0].index);
+    picks.sort_by_key(|pick| pick.weight);
+    let anchor = picks.iter().position(|pick| (pick.slot, pick.index) == first).unwrap_or(0);
+    let mut best = anchor..anchor + 1;
+    for last in anchor..picks.len() {
+        let heaviest = picks[last].weight.max(1);
+        let room = batching.items.min(limit / heaviest);
+        let start = (last + 1).saturating_sub(room);
+        if start > anchor {
+            break;
+        }
+        let padding = |run: &std::ops::Range<usize>| {
+            let run = &picks[run.clone()];
+            run.iter().map(|pick| run[run.len() - 1].weight - pick.weight).sum::<usize>()
+        };
+        let run = start..last + 1;
+        if run.len() > best.len() || (run.len() == best.len() && padding(&run) < padding(&best)) {
+            best = run;
+        }
+    }
+    let heaviest = picks[best.end - 1].weight;
+    let count = best.len();
+    picks.drain(best.end..);
+    picks.drain(..best.start);
+    fill(count, heaviest * count, batching)
+}
+
+fn fill(count: usize, weight: usize, batching: &Batching) -> f64 {
+    let items = count as f64 / batching.items as f64;
+    let weight = batching.weight.map(|limit| weight as f64 / limit as f64);
+    items.max(weight.unwrap_or(0.0))
+}

@@ -1,0 +1,83 @@
+//! How a device stage cuts its batches, as the user describes it.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How a device stage cuts its batches. Only the number of items must be said.
+///
+/// ```
+/// # use forebay::Batching;
+/// let batching = Batching::items(64).weight(16_384).padded();
+/// assert_eq!(batching.to_string(), "64 items, 16384 weight padded");
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batching {
+    pub(crate) items: usize,
+    pub(crate) weight: Option<usize>,
+    pub(crate) padded: bool,
+    pub(crate) linger: Option<Duration>,
+    pub(crate) places: Option<usize>,
+    pub(crate) share: u32,
+    pub(crate) device: usize,
+}
+
+impl Batching {
+    /// At most `items` items a batch (0 is taken as 1).
+    pub fn items(items: usize) -> Self {
+        Batching { items: items.max(1), weight: None, padded: false, linger: None, places: None, share: 1, device: 0 }
+    }
+
+    /// At most `weight` a batch, in the unit of [`Model::weight`](crate::Model::weight). An item above it runs alone.
+    pub fn weight(mut self, weight: usize) -> Self {
+        self.weight = Some(weight.max(1));
+        self
+    }
+
+    /// The model pads each item to the longest of its batch: a batch weighs its heaviest item times its number, and
+    /// items of like weight are put together.
+    pub fn padded(mut self) -> Self {
+        self.padded = true;
+        self
+    }
+
+    /// Waits this long for a batch to fill, instead of what the stage learns from its arrivals. Rarely wise.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = Some(linger);
+        self
+    }
+
+    /// How many jobs may be in the stage: running, next, waiting, and done but not yet taken. Default 4 x items.
+    pub fn places(mut self, places: usize) -> Self {
+        self.places = Some(places.max(1));
+        self
+    }
+
+    /// This model's share of the device's time beside the other models on it, when all are busy. Default 1.
+    pub fn share(mut self, share: u32) -> Self {
+        self.share = share.max(1);
+        self
+    }
+
+    /// The device whose thread runs the model. Default 0.
+    pub fn device(mut self, device: usize) -> Self {
+        self.device = device;
+        self
+    }
+
+    pub(crate) fn place_count(&self) -> usize {
+        self.places.unwrap_or(4 * self.items)
+    }
+}
+
+impl fmt::Display for Batching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} items", self.items)?;
+        if let Some(weight) = self.weight {
+            write!(f, ", {weight} weight")?;
+        }
+        if self.padded {
+            f.write_str(" padded")?;
+        }
+        Ok(())
+    }
+}

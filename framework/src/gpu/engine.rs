@@ -1,0 +1,323 @@
+//! One model on the device thread: takes its calls in, runs its batches, answers, and deals with their failures.
+//!
+//! A failed batch is run again item by item, once, so that one bad item fails alone. A panic makes the model anew.
+//! What no item can be blamed for (a wrong number of outputs, a model that panics on its warm-up or on two items in
+//! a row, each alone) is fatal, and ends the process after every lease was given back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{debug_span, warn};
+
+use super::batcher::{Batch, Batcher, Measure, Next, Origin, Request};
+use super::batching::Batching;
+use super::collator::{Collator, Prepared, collate};
+use super::outlook::Forecast;
+use super::{Call, ModelInbox, Waiter};
+use crate::error::{Error, Fault, Result};
+use crate::model::{Admit, Collated, Model};
+use crate::pool::panic::{Failure, fence};
+use crate::telemetry::{BatchMeter, StageMeter};
+
+/// An engine as the device thread sees it, whatever its model.
+pub(crate) trait Engine {
+    /// Takes in what has come since.
+    fn receive(&mut self);
+    /// What to do now that the device is free.
+    fn next(&mut self, now: Instant) -> Next;
+    /// Runs one batch and answers it. How long the device worked; an error is fatal.
+    fn run(&mut self) -> Result<Duration>;
+    /// Its part of the device's time beside others.
+    fn share(&self) -> u32;
+    /// Refuses what comes and fails what waits.
+    fn close(&mut self, why: &Error);
+}
+
+pub(crate) type Loader<M> = dyn Fn() -> Result<M> + Send + Sync;
+
+/// What an engine is made of; it travels to the device thread, where [`Plan::load`] makes the engine.
+pub(crate) struct Plan<M: Model> {
+    pub(crate) name: &'static str,
+    pub(crate) batching: Batching,
+    pub(crate) load: Arc<Loader<M>>,
+    pub(crate) inbox: Arc<ModelInbox<M>>,
+    pub(crate) forecast: Arc<Forecast>,
+    pub(crate) meter: StageMeter,
+}
+
+impl<M: Model> Plan<M> {
+    /// Loads the model and warms it up.
+    pub(crate) fn load(self) -> Result<Box<dyn Engine>> {
+        let model = self.fresh_model()?;
+        let measure = Measure { weight: M::weight, key: M::key };
+        let collator = M::COLLATES.then(|| Collator::start(self.name)).transpose()?;
+        Ok(Box::new(ModelEngine {
+            batcher: Batcher::new(self.batching.clone(), measure),
+            batches: BatchMeter::new(self.name),
+            model: Some(model),
+            collator,
+            received: Vec::new(),
+            held: Vec::new(),
+            panics_in_a_row: 0,
+            plan: self,
+        }))
+    }
+
+    fn fresh_model(&self) -> Result<M> {
+        let warm = || {
+            let mut model = (self.load)()?;
+            model.warm_up()?;
+            Ok(model)
+        };
+        fence(warm).map_err(|failure| {
+            let name = self.name;
+            failure.into_error().context(format_args!("loading the model of stage `{name}`"))
+        })
+    }
+}
+
+type ModelBatcher<M> = Batcher<<M as Model>::Input, <M as Model>::Output, Waiter<<M as Model>::Output>>;
+
+struct ModelEngine<M: Model> {
+    plan: Plan<M>,
+    /// `None` after a panic, until it is made anew.
+    model: Option<M>,
+    batcher: ModelBatcher<M>,
+    collator: Option<Collator<M>>,
+    batches: BatchMeter,
+    received: Vec<Call<M::Input, M::Output>>,
+    /// Calls that the model would take later.
+    held: Vec<Call<M::Input, M::Output>>,
+    /// Panics on items that ran alone, since an item last passed.
+    panics_in_a_row: usize,
+}
+
+impl<M: Model> Engine for ModelEngine<M> {
+    fn receive(&mut self) {
+        let mut calls = std::mem::take(&mut self.held);
+        self.plan.inbox.drain(&mut self.received);
+        calls.append(&mut self.received);
+        calls.into_iter().for_each(|call| self.admit(call));
+    }
+
+    fn next(&mut self, now: Instant) -> Next {
+        if self.collator.as_ref().is_some_and(Collator::holds) {
+            return Next::Run;
+        }
+        self.batcher.next(now)
+    }
+
+    fn run(&mut self) -> Result<Duration> {
+        let Some((batch, collated)) = self.take_batch()? else {
+            return Ok(Duration::ZERO);
+        };
+        self.prepare_next()?;
+        let started = Instant::now();
+        self.batcher.started(started, batch.inputs.len());
+        self.plan.forecast.batch_started(started, self.batcher.waiting());
+        let span = debug_span!("batch", stage = self.plan.name, items = batch.inputs.len());
+        if !span.is_disabled() {
+            for waiter in self.batcher.replies(&batch.origins) {
+                span.follows_from(&waiter.span);
+            }
+        }
+        let entered = span.enter();
+        let outputs = self.infer(&batch.inputs, collated);
+        let ended = Instant::now();
+        let took = ended - started;
+        self.batcher.ended(ended);
+        self.plan.forecast.batch_ended(took, self.batcher.waiting());
+        self.batches.ran(batch.inputs.len(), batch.fill, took);
+        match outputs {
+            Ok(outputs) => self.answer(batch.origins.iter().copied().zip(outputs)),
+            Err(why) => self.run_alone(&batch, why)?,
+        }
+        drop(entered);
+        Ok(started.elapsed())
+    }
+
+    fn share(&self) -> u32 {
+        self.plan.batching.share
+    }
+
+    fn close(&mut self, why: &Error) {
+        self.plan.inbox.close(why.clone());
+        let held = std::mem::take(&mut self.held);
+        let waiters = held.into_iter().map(|call| call.waiter);
+        for waiter in waiters.chain(self.batcher.fail_all()) {
+            waiter.answer(Err(why.clone()));
+        }
+    }
+}
+
+impl<M: Model> Drop for ModelEngine<M> {
+    /// However the device thread ends, nobody may wait for it.
+    fn drop(&mut self) {
+        let name = self.plan.name;
+        self.close(&Error::fatal(format_args!("the device thread of stage `{name}` has ended")));
+    }
+}
+
+impl<M: Model> ModelEngine<M> {
+    fn admit(&mut self, call: Call<M::Input, M::Output>) {
+        if call.waiter.is_gone() {
+            return;
+        }
+        let Some(model) = &mut self.model else {
+            self.held.push(call);
+            return;
+        };
+        for item in call.items.iter().flatten() {
+            match fence(|| Ok(model.admit(item))) {
+                Ok(Admit::Now) => {}
+                Ok(Admit::Later) => return self.held.push(call),
+                Ok(Admit::Never(why)) => return call.waiter.answer(Err(why)),
+                Err(failure) => return call.waiter.answer(Err(failure.into_error())),
+            }
+        }
+        let Call { items, waiter } = call;
+        self.batcher.push(Request {
+            items,
+            arrived: waiter.queued,
+            priority: waiter.job.meta().priority,
+            deadline: waiter.job.deadline().map(|deadline| deadline.into_std()),
+            reply: waiter,
+        });
+    }
+
+    /// The batch that was prepared while the last one ran, or else a new one.
+    fn take_batch(&mut self) -> Result<Option<Prepared<M>>> {
+        if let Some(collator) = &mut self.collator
+            && collator.holds()
+        {
+            return collator.finish().map(Some);
+        }
+        let Some(batch) = self.batcher.cut(Instant::now(), Waiter::is_gone) else {
+            return Ok(None);
+        };
+        let collated = match M::COLLATES {
+            true => collate::<M>(&batch.inputs),
+            false => Ok(Collated::nothing()),
+        };
+        Ok(Some((batch, collated)))
+    }
+
+    /// Has the next batch prepared meanwhile, if what waits fills one. A batch that is not full stays open to what
+    /// comes while this one runs.
+    fn prepare_next(&mut self) -> Result<()> {
+        let Some(collator) = &mut self.collator else {
+            return Ok(());
+        };
+        if !self.batcher.is_full() {
+            return Ok(());
+        }
+        match self.batcher.cut(Instant::now(), Waiter::is_gone) {
+            Some(batch) => collator.begin(batch),
+            None => Ok(()),
+        }
+    }
+
+    fn infer(&mut self, inputs: &[M::Input], collated: Result<Collated>) -> Result<Vec<M::Output>, Failure> {
+        let collated = collated.map_err(Failure::Error)?;
+        self.fenced(inputs, |model| model.infer_collated(inputs, collated))
+    }
+
+    /// Runs the model behind the fence and checks the number of outputs. After a panic the model is gone.
+    fn fenced(
+        &mut self,
+        inputs: &[M::Input],
+        run: impl FnOnce(&mut M) -> Result<Vec<M::Output>>,
+    ) -> Result<Vec<M::Output>, Failure> {
+        let name = self.plan.name;
+        let Some(model) = &mut self.model else {
+            let why = format_args!("the model of stage `{name}` is gone").to_string();
+            return Err(Failure::Error(Error::fatal(why)));
+        };
+        match fence(|| run(model)) {
+            Ok(outputs) if outputs.len() == inputs.len() => {
+                self.panics_in_a_row = 0;
+                Ok(outputs)
+            }
+            Ok(outputs) => Err(Failure::Error(Error::fatal(format_args!(
+                "the model of stage `{name}` gave {} outputs for {} inputs",
+                outputs.len(),
+                inputs.len()
+            )))),
+            Err(Failure::Panic(why)) => {
+                self.model = None;
+                Err(Failure::Panic(why))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn answer(&mut self, outputs: impl Iterator<Item = (Origin, M::Output)>) {
+        for (origin, output) in outputs {
+            let Some(done) = self.batcher.complete(origin, output) else {
+                continue;
+            };
+            let waited = done.started.saturating_duration_since(done.reply.queued);
+            self.plan.meter.waited(waited);
+            self.plan.meter.ran(done.started.elapsed());
+            done.reply.answer(Ok(done.outputs));
+        }
+    }
+
+    fn fail(&mut self, origin: Origin, why: Error) {
+        if let Some(waiter) = self.batcher.fail(origin) {
+            waiter.answer(Err(why));
+        }
+    }
+
+    /// After a batch failed: each item once more, alone, so that each gets the answer that is its own. An item that
+    /// was alone has had it.
+    fn run_alone(&mut self, batch: &Batch<M::Input>, failure: Failure) -> Result<()> {
+        if batch.inputs.len() == 1 {
+            return self.blame(batch.origins[0], failure).and_then(|()| self.check_model());
+        }
+        let why = self.survive(failure)?;
+        warn!(stage = self.plan.name, items = batch.inputs.len(), error = %why, "batch failed, running its items alone");
+        for (input, &origin) in batch.inputs.iter().zip(&batch.origins) {
+            let alone = std::slice::from_ref(input);
+            match self.fenced(alone, |model| model.infer(alone)) {
+                Ok(outputs) => self.answer(outputs.into_iter().map(|output| (origin, output))),
+                Err(failure) => self.blame(origin, failure)?,
+            }
+        }
+        self.check_model()
+    }
+
+    /// Fails the item that failed alone.
+    fn blame(&mut self, origin: Origin, failure: Failure) -> Result<()> {
+        self.panics_in_a_row += matches!(failure, Failure::Panic(_)) as usize;
+        let why = self.survive(failure)?;
+        self.fail(origin, why);
+        Ok(())
+    }
+
+    /// The error of a failure that is not fatal; after a panic there is a new model.
+    fn survive(&mut self, failure: Failure) -> Result<Error> {
+        match failure {
+            Failure::Error(why) if why.fault() == Fault::Fatal => Err(why),
+            Failure::Error(why) => Ok(why),
+            Failure::Panic(why) => {
+                warn!(stage = self.plan.name, error = %why, "model panicked, loading it again");
+                let model = self.plan.fresh_model();
+                self.model = Some(model.map_err(|again| again.with_fault(Fault::Fatal))?);
+                Ok(why)
+            }
+        }
+    }
+
+    /// Two items in a row that panicked alone, with none that passed between them: the model is to blame.
+    fn check_model(&self) -> Result<()> {
+        if self.panics_in_a_row < 2 {
+            return Ok(());
+        }
+        let name = self.plan.name;
+        Err(Error::fatal(format_args!(
+            "the model of stage `{name}` panicked on {} items in a row, each alone and freshly loaded",
+            self.panics_in_a_row
+        )))
+    }
+}

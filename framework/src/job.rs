@@ -1,0 +1,171 @@
+//! What stage code may ask of the job it works on, and what it may tell the job's caller meanwhile.
+//!
+//! [`Job`] is a cheap handle: clone it freely into async stages. It knows nothing of the broker that delivered the
+//! job, and holding it does not keep the lease.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::source::Receipt;
+
+/// How soon a job wants its turn. Within a queue a job's turn is its arrival plus its class's budget, so that work
+/// of a lower class waits longer but is never starved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Priority {
+    /// Somebody waits for it: no budget.
+    High,
+    /// The default: behind high work that arrived up to 200 ms later.
+    #[default]
+    Normal,
+    /// Whenever there is room: behind other work that arrived up to 5 s later.
+    Low,
+}
+
+impl Priority {
+    /// How much later than on its arrival the job's turn comes.
+    pub fn budget(self) -> Duration {
+        match self {
+            Priority::High => Duration::ZERO,
+            Priority::Normal => Duration::from_millis(200),
+            Priority::Low => Duration::from_secs(5),
+        }
+    }
+}
+
+/// What came with a job beside its payload. Every field may be missing.
+#[derive(Clone, Debug, Default)]
+pub struct Meta {
+    /// When the work itself must be done, whatever the lease says. Past it the job is rejected.
+    pub deadline: Option<Instant>,
+    /// How soon the job wants its turn.
+    pub priority: Priority,
+    /// Which of the worker's pipelines it is for; the first where there is none.
+    pub route: Option<String>,
+    /// The payload's media type.
+    pub content_type: Option<String>,
+    /// The caller's trace, as a W3C `traceparent`.
+    pub trace: Option<String>,
+    /// Anything else that came with it.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A partial result, told to the job's caller before the job is done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// How much is done, from 0 to 1. A newer one replaces an older one that was not read yet.
+    Progress(f32),
+    /// A piece of the result. Never dropped: a caller too slow to read its pieces is cut off instead.
+    Partial(Bytes),
+}
+
+/// A job as its stages see it.
+#[derive(Clone)]
+pub struct Job(Arc<Inner>);
+
+struct Inner {
+    id: String,
+    attempt: u32,
+    meta: Meta,
+    received: Instant,
+    receipt: Option<Arc<dyn Receipt>>,
+    cancelled: AtomicBool,
+    stage: Mutex<&'static str>,
+    bytes: AtomicUsize,
+}
+
+impl Job {
+    /// A job that no source delivered, such as a call of [`Running::call`](crate::Running::call).
+    pub fn new(id: impl Into<String>) -> Self {
+        Job::delivered(id.into(), 1, Meta::default(), None)
+    }
+
+    pub(crate) fn delivered(id: String, attempt: u32, meta: Meta, receipt: Option<Arc<dyn Receipt>>) -> Self {
+        Job(Arc::new(Inner {
+            id,
+            attempt,
+            meta,
+            received: Instant::now(),
+            receipt,
+            cancelled: AtomicBool::new(false),
+            stage: Mutex::new("start"),
+            bytes: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The job's name, as its source gave it.
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// Which delivery this is; the first is 1. Sources that do not count say 1.
+    pub fn attempt(&self) -> u32 {
+        self.0.attempt
+    }
+
+    /// What came with the job beside its payload.
+    pub fn meta(&self) -> &Meta {
+        &self.0.meta
+    }
+
+    /// When the work must be done, where that is known.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.meta.deadline
+    }
+
+    /// When the worker received it.
+    pub fn received(&self) -> Instant {
+        self.0.received
+    }
+
+    /// Whether to stop: the lease is lost, the caller has gone, or the worker is draining and out of time. Async
+    /// stages need not ask, they are dropped; long loops in CPU stages should.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Tells the caller something before the job is done. Never blocks; a source whose callers cannot listen
+    /// ignores it.
+    pub fn emit(&self, event: Event) {
+        if let Some(receipt) = &self.0.receipt {
+            receipt.emit(event);
+        }
+    }
+
+    /// The stage that the job is in, or last entered.
+    pub fn stage(&self) -> &'static str {
+        *self.0.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn enter(&self, stage: &'static str) {
+        *self.0.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes that the job holds now, as far as the pipeline was told.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_bytes(&self, bytes: usize) {
+        self.0.bytes.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("id", &self.0.id)
+            .field("attempt", &self.0.attempt)
+            .field("stage", &self.stage())
+            .finish_non_exhaustive()
+    }
+}

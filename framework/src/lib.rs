@@ -1,0 +1,68 @@
+//! forebay keeps a GPU at full flow: a framework for inference workers on interruptible nodes.
+//!
+//! # The parts
+//! * [`Model`]: what you implement. It lives on the device thread and runs batches.
+//! * [`Pipeline`]: stages that a job walks through: async I/O, CPU threads, the device.
+//! * [`Worker`]: pipelines fed by [sources](source), until they end or the process is told to stop.
+//! * [`Error`] and its four [faults](Fault): the one thing to say of a failure is whose fault it is.
+//! * [`store`]: objects by key, for results and checkpoints.
+//!
+//! # An example
+//! ```
+//! use forebay::source::memory::Memory;
+//! use forebay::{Batching, Model, Pipeline, Result, Worker};
+//!
+//! struct Doubler;
+//!
+//! impl Model for Doubler {
+//!     type Input = u32;
+//!     type Output = u32;
+//!
+//!     fn infer(&mut self, inputs: &[u32]) -> Result<Vec<u32>> {
+//!         Ok(inputs.iter().map(|x| 2 * x).collect())
+//!     }
+//! }
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let pipeline = Pipeline::new().gpu("double", Batching::items(32), || Ok(Doubler));
+//! let queue = Memory::new();
+//! (0..100).for_each(|n| queue.push(format!("job-{n}"), n.to_string()));
+//! queue.close();
+//! let report = Worker::new(pipeline).source(queue).run_once().await?;
+//! assert_eq!(report.done, 100);
+//! # Ok::<(), forebay::Error>(()) }).unwrap();
+//! ```
+//!
+//! # Features
+//! * `telemetry` (default): [`telemetry::init`], a log subscriber and a metrics recorder that can be read back.
+//! * `testing`: conformance suites for your own sources and stores.
+
+#![warn(clippy::unwrap_used)]
+
+mod config;
+mod error;
+mod gpu;
+mod job;
+mod model;
+mod pipeline;
+mod pool;
+pub mod source;
+pub mod store;
+pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod verdict;
+mod worker;
+
+pub use error::{Classify, Context, DeadlinePassed, Error, Fault, Result};
+pub use gpu::batching::Batching;
+pub use gpu::outlook::Outlook;
+pub use job::{Event, Job, Meta, Priority};
+pub use model::{Admit, Collated, Model};
+pub use pipeline::{Pipeline, Running};
+pub use verdict::{FIRST_PAUSE, LONGEST_PAUSE, Verdict, judge};
+pub use worker::{EXIT_NODE_FAULT, Report, Worker};
+
+// Part of the traits' signatures.
+pub use bytes::Bytes;
+pub use futures_util::future::BoxFuture;

@@ -1,0 +1,219 @@
+//! From a description to running pools: threads started, models loaded and warm.
+//!
+//! Several pipelines may start together, and then share one thread per device. What has started is stopped again
+//! when it is dropped; [`Pools::join`] waits for its threads as well.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+
+use super::{Budget, Chain, Kind, Pipeline, Stage, Stop};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::gpu::engine::Plan;
+use crate::gpu::inbox::Inbox;
+use crate::gpu::outlook::Outlook;
+use crate::gpu::thread::{self, Device};
+use crate::job::Job;
+use crate::model::Model;
+use crate::pool::panic::panicked;
+use crate::telemetry::StageMeter;
+
+/// What is gathered while pipelines are built: their pools, and the devices with the models they will load.
+pub(crate) struct Starter {
+    names: HashSet<&'static str>,
+    devices: BTreeMap<usize, Device>,
+    closers: Vec<Box<dyn FnOnce() + Send>>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) budget: Budget,
+    pub(crate) outlook: Outlook,
+}
+
+impl Starter {
+    pub(crate) fn new() -> Self {
+        Starter {
+            names: HashSet::new(),
+            devices: BTreeMap::new(),
+            closers: Vec::new(),
+            threads: Vec::new(),
+            budget: Budget::new(None),
+            outlook: Outlook::default(),
+        }
+    }
+
+    /// Names are metric labels, spans and thread names, so each may be had once.
+    pub(crate) fn claim(&mut self, name: &'static str) -> Result<()> {
+        if self.names.insert(name) {
+            return Ok(());
+        }
+        Err(Error::invalid(format_args!("two stages are named `{name}`; a stage's name must be its own")))
+    }
+
+    pub(crate) fn close_later(&mut self, close: impl FnOnce() + Send + 'static) {
+        self.closers.push(Box::new(close));
+    }
+
+    /// The way to a model that the stage's device will load.
+    pub(crate) fn gpu<M: Model>(
+        &mut self,
+        stage: &Stage,
+        meter: StageMeter,
+        load: Arc<impl Fn() -> Result<M> + Send + Sync + 'static>,
+    ) -> Result<Gpu<M>> {
+        let Kind::Gpu { batching, .. } = &stage.kind else {
+            return Err(Error::fatal("a device stage was described as another kind"));
+        };
+        let number = batching.device;
+        let device = self.devices.entry(number).or_insert_with(|| Device::new(number));
+        let inbox = Arc::new(Inbox::new(device.waker.clone()));
+        let plan = Plan {
+            name: stage.name,
+            batching: batching.clone(),
+            load,
+            inbox: inbox.clone(),
+            forecast: self.outlook.add(batching.items),
+            meter,
+        };
+        device.engines.push(Box::new(move || plan.load()));
+        let name = stage.name;
+        Ok(Gpu { name, inbox })
+    }
+
+    /// Starts the device threads and waits until their models are warm.
+    pub(crate) async fn finish(mut self) -> Result<Pools> {
+        let devices = std::mem::take(&mut self.devices);
+        let mut pools = Pools {
+            closers: std::mem::take(&mut self.closers),
+            devices: Vec::new(),
+            threads: std::mem::take(&mut self.threads),
+        };
+        let mut loading = Vec::new();
+        for device in devices.into_values() {
+            let (running, ready) = device.start()?;
+            pools.devices.push(running);
+            loading.push(ready);
+        }
+        for ready in loading {
+            let ended = |_| Error::fatal("a device thread ended while it loaded its models");
+            ready.await.map_err(ended)??;
+        }
+        Ok(pools)
+    }
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        self.closers.drain(..).for_each(|close| close());
+    }
+}
+
+/// All threads of the pipelines that started together. Dropped, it tells them to end and does not wait.
+pub(crate) struct Pools {
+    closers: Vec<Box<dyn FnOnce() + Send>>,
+    devices: Vec<thread::Running>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pools {
+    /// Tells the threads to end and waits for them. Blocks; a thread stuck in user code blocks it for ever.
+    pub(crate) fn join(mut self) {
+        let mut threads = std::mem::take(&mut self.threads);
+        threads.extend(self.devices.iter_mut().filter_map(|device| device.thread.take()));
+        drop(self);
+        for thread in threads {
+            // A panic of the framework's own has been printed where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Pools {
+    fn drop(&mut self) {
+        self.closers.drain(..).for_each(|close| close());
+        self.devices.clear();
+    }
+}
+
+/// A pipeline that runs, for calling it without a worker. Dropped, it stops.
+pub struct Running<In, Out> {
+    walker: Walker<In, Out>,
+    outlook: Outlook,
+    calls: AtomicU64,
+    pools: Option<Pools>,
+}
+
+/// Walks jobs through one pipeline.
+pub(crate) struct Walker<In, Out> {
+    chain: Arc<dyn Chain<In, Out>>,
+    pub(crate) budget: Budget,
+}
+
+impl<In: Send + 'static, Out: Send + 'static> Walker<In, Out> {
+    pub(crate) fn build(starter: &mut Starter, pipeline: &Pipeline<In, Out>) -> Result<Self> {
+        let chain = pipeline.build(starter)?;
+        let budget = starter.budget.clone();
+        Ok(Walker { chain, budget })
+    }
+
+    /// Walks a job that comes with `bytes` bytes from start to end. A panic of user code is the job's failure.
+    pub(crate) async fn walk(&self, job: &Job, input: In, bytes: usize) -> Result<Out> {
+        let _held = self.budget.enter(job, bytes).await;
+        let walk = AssertUnwindSafe(self.chain.run(job, input)).catch_unwind();
+        match walk.await {
+            Ok(Ok((output, _place))) => Ok(output),
+            Ok(Err(Stop::Error(why))) => Err(why),
+            Ok(Err(Stop::Ended(output))) => output
+                .downcast()
+                .map(|output| *output)
+                .map_err(|_| Error::fatal("a stage ended the job with another type than the pipeline's")),
+            Err(payload) => Err(panicked(&*payload).context(format_args!("stage `{}`", job.stage()))),
+        }
+    }
+}
+
+pub(super) async fn start<In: Send + 'static, Out: Send + 'static>(
+    pipeline: &Pipeline<In, Out>,
+) -> Result<Running<In, Out>> {
+    let mut starter = Starter::new();
+    let walker = Walker::build(&mut starter, pipeline)?;
+    let outlook = starter.outlook.clone();
+    let pools = starter.finish().await?;
+    Ok(Running { walker, outlook, calls: AtomicU64::new(0), pools: Some(pools) })
+}
+
+impl<In: Send + 'static, Out: Send + 'static> Running<In, Out> {
+    /// Runs one job through the pipeline.
+    ///
+    /// # Errors
+    /// What a stage said, with the stage's name before it.
+    pub async fn call(&self, input: In) -> Result<Out> {
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        self.call_as(&Job::new(format!("call-{number}")), input).await
+    }
+
+    /// Runs one job through the pipeline under a job of the caller's own.
+    pub async fn call_as(&self, job: &Job, input: In) -> Result<Out> {
+        self.walker.walk(job, input, 0).await
+    }
+
+    /// When new work would be finished.
+    pub fn outlook(&self) -> Outlook {
+        self.outlook.clone()
+    }
+
+    /// Bytes that the jobs inside hold, as far as [`Pipeline::sized`] says.
+    pub fn held_bytes(&self) -> usize {
+        self.walker.budget.held()
+    }
+
+    /// Ends the threads and waits for them; calls still inside get an error. Blocks: not from async code.
+    pub fn stop(mut self) {
+        if let Some(pools) = self.pools.take() {
+            pools.join();
+        }
+    }
+}

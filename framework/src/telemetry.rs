@@ -1,0 +1,167 @@
+//! Every metric's name and unit, and the handles that record them.
+//!
+//! Names stand here and nowhere else. Waiting and idleness are measured as time. Handles are made once, when a
+//! pipeline or worker starts, so install a recorder before ([`init`] does).
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use crate::verdict::Verdict;
+
+#[cfg(feature = "telemetry")]
+mod recorder;
+#[cfg(feature = "telemetry")]
+pub use recorder::{Snapshot, Summary, Telemetry, init};
+
+/// Jobs settled, by `source` and `verdict`.
+pub const JOBS: &str = "forebay_jobs_total";
+/// Seconds from receiving a job to settling it, by `source`.
+pub const JOB_SECONDS: &str = "forebay_job_seconds";
+/// Jobs received and not yet settled.
+pub const IN_FLIGHT: &str = "forebay_in_flight";
+/// Bytes that jobs hold, as far as the pipeline was told.
+pub const HELD_BYTES: &str = "forebay_held_bytes";
+/// Seconds a job waited for a stage: for a place in it, and in its queue. By `stage`.
+pub const STAGE_WAIT: &str = "forebay_stage_wait_seconds";
+/// Seconds a stage worked on a job, by `stage`. For a device stage: the time of the job's batches.
+pub const STAGE_RUN: &str = "forebay_stage_run_seconds";
+/// Jobs that have entered a stage, by `stage`.
+pub const STAGE_ENTERED: &str = "forebay_stage_entered_total";
+/// Jobs that have left a stage, by `stage`.
+pub const STAGE_LEFT: &str = "forebay_stage_left_total";
+/// Items in a batch, by `stage`.
+pub const BATCH_ITEMS: &str = "forebay_batch_items";
+/// A batch's fill from 0 to 1: of the items or of the weight, whichever is nearer its limit. By `stage`.
+pub const BATCH_FILL: &str = "forebay_batch_fill";
+/// Seconds a batch ran, by `stage`.
+pub const BATCH_SECONDS: &str = "forebay_batch_seconds";
+/// Seconds the device ran batches, by `device`. A counter in microseconds.
+pub const GPU_BUSY: &str = "forebay_gpu_busy_microseconds_total";
+/// Seconds the device thread waited for work, by `device`. A counter in microseconds.
+pub const GPU_IDLE: &str = "forebay_gpu_idle_microseconds_total";
+/// Lease extensions, by `source` and `outcome` (`kept`, `lost`, `cancelled`, `failed`).
+pub const LEASE_EXTENSIONS: &str = "forebay_lease_extensions_total";
+/// Verdicts that could not be told to a source, by `source`.
+pub const SETTLE_FAILURES: &str = "forebay_settle_failures_total";
+
+/// The meters of one stage.
+#[derive(Clone)]
+pub(crate) struct StageMeter {
+    wait: Histogram,
+    run: Histogram,
+    pub(crate) entered: Counter,
+    pub(crate) left: Counter,
+}
+
+impl StageMeter {
+    pub(crate) fn new(stage: &'static str) -> Self {
+        StageMeter {
+            wait: histogram!(STAGE_WAIT, "stage" => stage),
+            run: histogram!(STAGE_RUN, "stage" => stage),
+            entered: counter!(STAGE_ENTERED, "stage" => stage),
+            left: counter!(STAGE_LEFT, "stage" => stage),
+        }
+    }
+
+    pub(crate) fn waited(&self, time: Duration) {
+        self.wait.record(time);
+    }
+
+    pub(crate) fn ran(&self, time: Duration) {
+        self.run.record(time);
+    }
+}
+
+/// The meters of the batches of one device stage.
+pub(crate) struct BatchMeter {
+    items: Histogram,
+    fill: Histogram,
+    seconds: Histogram,
+}
+
+impl BatchMeter {
+    pub(crate) fn new(stage: &'static str) -> Self {
+        BatchMeter {
+            items: histogram!(BATCH_ITEMS, "stage" => stage),
+            fill: histogram!(BATCH_FILL, "stage" => stage),
+            seconds: histogram!(BATCH_SECONDS, "stage" => stage),
+        }
+    }
+
+    pub(crate) fn ran(&self, items: usize, fill: f64, time: Duration) {
+        self.items.record(items as f64);
+        self.fill.record(fill);
+        self.seconds.record(time);
+    }
+}
+
+/// The meters of one device thread.
+pub(crate) struct DeviceMeter {
+    busy: Counter,
+    idle: Counter,
+}
+
+impl DeviceMeter {
+    pub(crate) fn new(device: usize) -> Self {
+        let device = device.to_string();
+        DeviceMeter {
+            busy: counter!(GPU_BUSY, "device" => device.clone()),
+            idle: counter!(GPU_IDLE, "device" => device),
+        }
+    }
+
+    pub(crate) fn busy(&self, time: Duration) {
+        self.busy.increment(time.as_micros() as u64);
+    }
+
+    pub(crate) fn idle(&self, time: Duration) {
+        self.idle.increment(time.as_micros() as u64);
+    }
+}
+
+/// The meters of one source of a worker.
+pub(crate) struct SourceMeter {
+    verdicts: [Counter; 3],
+    seconds: Histogram,
+    extensions: [Counter; 4],
+    pub(crate) settle_failures: Counter,
+    pub(crate) in_flight: Gauge,
+}
+
+impl SourceMeter {
+    pub(crate) fn new(source: &'static str) -> Self {
+        SourceMeter {
+            verdicts: ["done", "retry", "reject"]
+                .map(|verdict| counter!(JOBS, "source" => source, "verdict" => verdict)),
+            seconds: histogram!(JOB_SECONDS, "source" => source),
+            extensions: ["kept", "lost", "cancelled", "failed"]
+                .map(|outcome| counter!(LEASE_EXTENSIONS, "source" => source, "outcome" => outcome)),
+            settle_failures: counter!(SETTLE_FAILURES, "source" => source),
+            in_flight: gauge!(IN_FLIGHT, "source" => source),
+        }
+    }
+
+    pub(crate) fn settled(&self, verdict: &Verdict, time: Duration) {
+        let counter = match verdict {
+            Verdict::Done(_) => 0,
+            Verdict::Retry { .. } => 1,
+            Verdict::Reject { .. } => 2,
+        };
+        self.verdicts[counter].increment(1);
+        self.seconds.record(time);
+    }
+
+    pub(crate) fn extended(&self, outcome: ExtensionOutcome) {
+        self.extensions[outcome as usize].increment(1);
+    }
+}
+
+/// How a lease extension ended, as the metric's label.
+#[derive(Clone, Copy)]
+pub(crate) enum ExtensionOutcome {
+    Kept,
+    Lost,
+    Cancelled,
+    Failed,
+}

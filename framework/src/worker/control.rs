@@ -1,0 +1,489 @@
+//! The control loop: receives jobs while there is room, keeps their leases, settles them, and drains.
+//!
+//! It owns every receipt, so that what was lost is never settled and what is being settled is never extended, and
+//! so that a drain can give back the lease of a job that does not stop. It runs on the control thread; jobs run on
+//! the runtime that started the worker.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{Instrument, error, info, info_span, warn};
+
+use super::job::{Lease, Outcome, Routes, run};
+use super::leases::{Held, Leases, State};
+use super::report::Report;
+use crate::config::Config;
+use crate::error::{Error, Fault, Result};
+use crate::job::Job;
+use crate::source::{AnySource, Delivery, Extended, Receipt};
+use crate::telemetry::{ExtensionOutcome, SourceMeter};
+use crate::verdict::Verdict;
+
+/// How often a drain says who is still running.
+const SAY_WHO: Duration = Duration::from_secs(5);
+/// How long a drain waits for verdicts to be told, after it has given jobs back.
+const SETTLE_WITHIN: Duration = Duration::from_secs(10);
+/// One attempt to tell a verdict.
+const SETTLE_ATTEMPT: Duration = Duration::from_secs(10);
+/// A verdict is told even if the lease has less time left than this.
+const SETTLE_AT_LEAST: Duration = Duration::from_secs(1);
+/// The first and the longest pause after a source failed.
+const SOURCE_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+pub(super) struct Control {
+    sources: Vec<Intake>,
+    meters: Vec<SourceMeter>,
+    routes: Arc<Routes>,
+    jobs: Handle,
+    in_flight: usize,
+    config: Config,
+    once: bool,
+
+    leases: Leases,
+    outcomes: UnboundedReceiver<Outcome>,
+    to_outcomes: UnboundedSender<Outcome>,
+    receiving: FuturesUnordered<BoxFuture<'static, Received>>,
+    renewing: FuturesUnordered<BoxFuture<'static, (u64, Result<Extended>)>>,
+    settling: FuturesUnordered<BoxFuture<'static, (u64, Verdict, Result<()>)>>,
+    report: Report,
+    failure: Option<Error>,
+}
+
+/// A source, when it is not receiving.
+struct Intake {
+    name: &'static str,
+    /// Gone while it receives, and after its end.
+    idle: Option<Box<dyn AnySource>>,
+    ended: bool,
+    /// How many jobs the receive under way may bring.
+    asked: usize,
+    /// The pause before the next receive, after failures.
+    pause: Option<Duration>,
+}
+
+struct Received {
+    source: usize,
+    adapter: Box<dyn AnySource>,
+    result: Result<Vec<Delivery>>,
+}
+
+/// How a run ended.
+pub(super) struct End {
+    pub(super) report: Report,
+    pub(super) failure: Option<Error>,
+    /// Whether every job's task has ended.
+    pub(super) all_ended: bool,
+}
+
+impl Control {
+    pub(super) fn new(
+        sources: Vec<Box<dyn AnySource>>,
+        routes: Arc<Routes>,
+        jobs: Handle,
+        in_flight: usize,
+        config: Config,
+        once: bool,
+    ) -> Self {
+        let (to_outcomes, outcomes) = unbounded_channel();
+        Control {
+            meters: sources.iter().map(|source| SourceMeter::new(source.name())).collect(),
+            sources: sources.into_iter().map(Intake::new).collect(),
+            routes,
+            jobs,
+            in_flight,
+            config,
+            once,
+            leases: Leases::new(),
+            outcomes,
+            to_outcomes,
+            receiving: FuturesUnordered::new(),
+            renewing: FuturesUnordered::new(),
+            settling: FuturesUnordered::new(),
+            report: Report::default(),
+            failure: None,
+        }
+    }
+
+    /// Serves until the sources end, `stop` says so, or a fault of the node; then drains.
+    pub(super) async fn run(mut self, stop: impl Future<Output = ()>) -> End {
+        let mut stop = pin!(stop);
+        while !self.is_done() {
+            self.receive_more();
+            tokio::select! {
+                () = self.step() => {}
+                () = &mut stop => break,
+            }
+        }
+        self.drain().await
+    }
+
+    fn is_done(&self) -> bool {
+        let ended = self.sources.iter().all(|source| source.ended);
+        self.failure.is_some() || (ended && self.leases.len() == 0)
+    }
+
+    /// Handles whatever happens next. Cancel safe: each event is taken and handled without an await between.
+    async fn step(&mut self) {
+        let due = self.leases.next_due();
+        let renewal = async {
+            match due {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(outcome) = self.outcomes.recv() => {
+                self.ended(outcome);
+                // Many jobs of one batch end together.
+                while let Ok(outcome) = self.outcomes.try_recv() {
+                    self.ended(outcome);
+                }
+            }
+            Some((number, verdict, result)) = self.settling.next() => self.settled(number, &verdict, result),
+            Some((number, result)) = self.renewing.next() => self.renewed(number, result),
+            Some(received) = self.receiving.next() => self.received(received),
+            () = renewal => self.renew_due(),
+        }
+    }
+
+    /// Asks idle sources for as many jobs as there is room for, divided among them.
+    fn receive_more(&mut self) {
+        let asked: usize = self.sources.iter().map(|source| source.asked).sum();
+        let mut room = self.in_flight.saturating_sub(self.leases.len() + asked);
+        let mut idle = self.sources.iter().filter(|source| source.idle.is_some()).count();
+        for (index, source) in self.sources.iter_mut().enumerate() {
+            if room == 0 {
+                return;
+            }
+            let Some(mut adapter) = source.idle.take() else {
+                continue;
+            };
+            let max = room.div_ceil(idle);
+            (room, idle) = (room - max, idle - 1);
+            source.asked = max;
+            let pause = source.pause;
+            self.receiving.push(Box::pin(async move {
+                if let Some(pause) = pause {
+                    sleep(pause).await;
+                }
+                let result = adapter.receive(max).await;
+                Received { source: index, adapter, result }
+            }));
+        }
+    }
+
+    fn received(&mut self, received: Received) {
+        let source = &mut self.sources[received.source];
+        source.asked = 0;
+        source.idle = Some(received.adapter);
+        match received.result {
+            Ok(deliveries) => {
+                source.pause = None;
+                if deliveries.is_empty() {
+                    source.idle = None;
+                    source.ended = true;
+                }
+                for delivery in deliveries {
+                    self.begin(received.source, delivery);
+                }
+            }
+            Err(why) if self.once || why.fault() == Fault::Fatal => {
+                let name = source.name;
+                self.failure.get_or_insert(why.context(format_args!("receiving from {name}")));
+            }
+            Err(why) => {
+                let pause = source.pause.map_or(SOURCE_PAUSES.0, |pause| (pause * 2).min(SOURCE_PAUSES.1));
+                source.pause = Some(pause);
+                let name = source.name;
+                match why.fault() {
+                    Fault::Invalid => error!(source = name, error = %why, ?pause, "not ready: cannot receive"),
+                    _ => warn!(source = name, error = %why, ?pause, "cannot receive"),
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, source: usize, delivery: Delivery) {
+        let name = self.sources[source].name;
+        let span = info_span!("job", id = %delivery.id, source = name, attempt = delivery.attempt);
+        let receipt = Some(delivery.receipt.clone());
+        let job = Job::delivered(delivery.id.clone(), delivery.attempt, delivery.meta.clone(), receipt);
+        let number = self.leases.enter(Instant::now(), source, &delivery, job.clone());
+        let lease = Lease::new(number, self.to_outcomes.clone());
+        let walk = run(self.routes.clone(), job, delivery.payload, lease, self.config.max_attempts);
+        let task = self.jobs.spawn(walk.instrument(span)).abort_handle();
+        if let Some(held) = self.leases.get(number) {
+            held.task = Some(task);
+        }
+        self.meters[source].in_flight.increment(1.0);
+    }
+
+    /// A job has ended, or was dropped.
+    fn ended(&mut self, outcome: Outcome) {
+        if let Some(why) = outcome.fatal {
+            self.failure.get_or_insert(why);
+        }
+        let Some(held) = self.leases.get(outcome.lease) else {
+            return;
+        };
+        held.task = None;
+        match &mut held.state {
+            State::Working => self.settle(outcome.lease, outcome.verdict),
+            State::Renewing(verdict) => *verdict = Some(outcome.verdict),
+            State::Settling => {}
+            State::Lost => self.forget(outcome.lease),
+        }
+    }
+
+    fn settle(&mut self, number: u64, verdict: Verdict) {
+        self.leases.forget_renewal(number);
+        let Some(held) = self.leases.get(number) else {
+            return;
+        };
+        held.state = State::Settling;
+        let receipt = held.receipt.clone();
+        let left = held.until.saturating_duration_since(Instant::now());
+        let within = left.max(SETTLE_AT_LEAST);
+        self.settling.push(Box::pin(async move {
+            let told = timeout(within, tell(&*receipt, &verdict)).await;
+            let told = told.unwrap_or_else(|_| Err(Error::transient("the source did not answer in time")));
+            (number, verdict, told)
+        }));
+    }
+
+    fn settled(&mut self, number: u64, verdict: &Verdict, result: Result<()>) {
+        let Some(held) = self.leases.get(number) else {
+            return;
+        };
+        let meter = &self.meters[held.source];
+        match result {
+            Ok(()) => {
+                meter.settled(verdict, held.job.received().elapsed());
+                self.report.count(verdict);
+            }
+            Err(why) => {
+                let (job, verdict) = (held.job.id(), verdict.as_str());
+                warn!(job, verdict, error = %why, "a verdict could not be told; the job will be delivered again");
+                meter.settle_failures.increment(1);
+                self.report.lost += 1;
+            }
+        }
+        // A job that a drain gave back may still be at work.
+        if held.task.is_none() {
+            self.forget(number);
+        } else {
+            held.state = State::Lost;
+        }
+    }
+
+    fn forget(&mut self, number: u64) {
+        if let Some(held) = self.leases.remove(number) {
+            self.meters[held.source].in_flight.decrement(1.0);
+        }
+    }
+
+    fn renew_due(&mut self) {
+        while let Some((number, within, length)) = self.leases.take_due(Instant::now()) {
+            let Some(held) = self.leases.get(number) else {
+                continue;
+            };
+            let receipt = held.receipt.clone();
+            self.renewing.push(Box::pin(async move {
+                let extended = timeout(within, receipt.extend(length)).await;
+                let late = |_| Err(Error::transient("the source did not answer in time"));
+                (number, extended.unwrap_or_else(late))
+            }));
+        }
+    }
+
+    fn renewed(&mut self, number: u64, result: Result<Extended>) {
+        let Some(held) = self.leases.get(number) else {
+            return;
+        };
+        let source = held.source;
+        let verdict = match std::mem::replace(&mut held.state, State::Working) {
+            State::Renewing(verdict) => verdict,
+            other => {
+                held.state = other;
+                return;
+            }
+        };
+        let now = Instant::now();
+        let (outcome, kept) = match &result {
+            Ok(Extended::Until(until)) => {
+                self.leases.renewed(now, number, *until);
+                (ExtensionOutcome::Kept, true)
+            }
+            Ok(Extended::Lost) => (ExtensionOutcome::Lost, false),
+            Ok(Extended::Cancelled) => (ExtensionOutcome::Cancelled, false),
+            Err(_) => (ExtensionOutcome::Failed, verdict.is_some() || self.leases.not_renewed(now, number)),
+        };
+        self.meters[source].extended(outcome);
+        match (kept, verdict) {
+            (true, Some(verdict)) => self.settle(number, verdict),
+            (true, None) => {}
+            (false, ended) => self.lose(number, ended.is_some(), &result),
+        }
+    }
+
+    /// The lease is gone: the job stops and nothing is settled.
+    fn lose(&mut self, number: u64, job_ended: bool, result: &Result<Extended>) {
+        let Some(held) = self.leases.get(number) else {
+            return;
+        };
+        let job = held.job.id();
+        match result {
+            Ok(Extended::Cancelled) => info!(job, "job was called off"),
+            Ok(_) => warn!(job, stage = held.job.stage(), "lease lost, dropping the job"),
+            Err(why) => {
+                warn!(job, stage = held.job.stage(), error = %why, "lease could not be renewed, dropping the job")
+            }
+        }
+        self.report.lost += 1;
+        held.state = State::Lost;
+        held.job.cancel();
+        if let Some(task) = &held.task {
+            task.abort();
+        }
+        self.leases.forget_renewal(number);
+        if job_ended {
+            self.forget(number);
+        }
+    }
+
+    /// Stops taking jobs, waits for those there are, gives back the rest, and waits for the verdicts to be told.
+    async fn drain(mut self) -> End {
+        // Dropping a receive loses nothing, and dropping a source closes it.
+        self.receiving.clear();
+        self.sources.iter_mut().for_each(|source| source.idle = None);
+        let fatal = self.failure.is_some();
+        if self.leases.len() > 0 {
+            let grace = if fatal { Duration::ZERO } else { self.config.grace };
+            info!(jobs = self.leases.len(), ?grace, "draining: no more jobs are taken");
+            let mut again = pin!(stop_signal());
+            let patience = self.wait_for_jobs(grace);
+            tokio::select! {
+                () = patience => {}
+                () = &mut again => info!("told to stop again: not waiting for jobs"),
+            }
+        }
+        self.give_back();
+        let told = timeout(SETTLE_WITHIN, self.wait_for_verdicts()).await;
+        if told.is_err() {
+            warn!(
+                jobs = self.settling.len(),
+                "some verdicts were not told in time; their jobs will be delivered again"
+            );
+        }
+        let all_ended = self.leases.iter().all(|held| held.task.is_none());
+        End { report: self.report, failure: self.failure, all_ended }
+    }
+
+    async fn wait_for_jobs(&mut self, grace: Duration) {
+        let end = Instant::now() + grace;
+        let mut say = Instant::now() + SAY_WHO;
+        while self.leases.len() > 0 && Instant::now() < end {
+            tokio::select! {
+                () = self.step() => {}
+                () = sleep_until(end) => return,
+                () = sleep_until(say) => {
+                    info!(still_running = %self.who(), "draining");
+                    say += SAY_WHO;
+                }
+            }
+        }
+    }
+
+    /// Who is still running: how many jobs in each stage, and the age of the oldest.
+    fn who(&self) -> String {
+        let mut stages: BTreeMap<&str, (usize, Duration)> = BTreeMap::new();
+        for held in self.leases.iter() {
+            let (count, oldest) = stages.entry(held.job.stage()).or_default();
+            *count += 1;
+            *oldest = (*oldest).max(held.job.received().elapsed());
+        }
+        let say = |(stage, (count, oldest)): (_, &(usize, Duration))| {
+            format!("{count} in {stage} (oldest {:.1} s)", oldest.as_secs_f64())
+        };
+        stages.iter().map(|(stage, jobs)| say((stage, jobs))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Cancels what still runs and gives its lease back without waiting for it.
+    fn give_back(&mut self) {
+        if self.leases.len() > 0 {
+            info!(jobs = self.leases.len(), running = %self.who(), "giving back what is not done");
+        }
+        for number in self.leases.numbers() {
+            let Some(held) = self.leases.get(number) else {
+                continue;
+            };
+            held.job.cancel();
+            if let Some(task) = &held.task {
+                task.abort();
+            }
+            match &mut held.state {
+                State::Working => self.settle(number, Verdict::give_back()),
+                State::Renewing(verdict) => drop(verdict.get_or_insert_with(Verdict::give_back)),
+                State::Settling | State::Lost => {}
+            }
+        }
+    }
+
+    /// Until every verdict is told and, since they were aborted, the jobs have ended.
+    async fn wait_for_verdicts(&mut self) {
+        let waits = |held: &Held| !matches!(held.state, State::Lost) || held.task.is_some();
+        while self.leases.iter().any(waits) {
+            self.step().await;
+        }
+    }
+}
+
+impl Intake {
+    fn new(adapter: Box<dyn AnySource>) -> Self {
+        Intake { name: adapter.name(), idle: Some(adapter), ended: false, asked: 0, pause: None }
+    }
+}
+
+/// Tells a verdict, again after each failure, with pauses that double.
+async fn tell(receipt: &dyn Receipt, verdict: &Verdict) -> Result<()> {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let told = timeout(SETTLE_ATTEMPT, receipt.settle(verdict)).await;
+        match told {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(why)) if why.fault() == Fault::Invalid => return Err(why),
+            Ok(Err(why)) => warn!(error = %why, ?pause, "telling a verdict failed"),
+            Err(_) => warn!(?pause, "telling a verdict took too long"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(SETTLE_ATTEMPT);
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT. If signals cannot be heard, never.
+pub(super) async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        warn!("cannot listen for SIGTERM and SIGINT; the worker will not drain on them");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM"),
+        _ = interrupt.recv() => info!("SIGINT"),
+    }
+}
+
+/// Whether a signal to stop came within so long.
+pub(super) async fn stopped_within(time: Duration) -> bool {
+    timeout(time, stop_signal()).await.is_ok()
+}

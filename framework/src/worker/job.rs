@@ -1,0 +1,203 @@
+//! One job's walk: payload in, verdict out; and the routes that lead to the worker's pipelines.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::timeout_at;
+use tracing::{debug, warn};
+
+use crate::config::Config;
+use crate::error::{DeadlinePassed, Error, Fault, Result};
+use crate::job::Job;
+use crate::pipeline::{Pipeline, Starter, Walker};
+use crate::pool::panic::panicked;
+use crate::verdict::{Verdict, judge};
+
+/// How a job ended, on its way to the control thread.
+pub(super) struct Outcome {
+    pub(super) lease: u64,
+    pub(super) verdict: Verdict,
+    /// Set if this process must not go on.
+    pub(super) fatal: Option<Error>,
+}
+
+/// A job's hold on its delivery. It ends once, by value; dropped without, as after a panic or when the job is
+/// aborted, the job is given back.
+pub(super) struct Lease {
+    number: u64,
+    // Unbounded, but never fuller than there are jobs in flight: each sends once.
+    outcomes: UnboundedSender<Outcome>,
+    ended: bool,
+}
+
+impl Lease {
+    pub(super) fn new(number: u64, outcomes: UnboundedSender<Outcome>) -> Self {
+        Lease { number, outcomes, ended: false }
+    }
+
+    fn end(mut self, verdict: Verdict, fatal: Option<Error>) {
+        self.ended = true;
+        self.send(verdict, fatal);
+    }
+
+    fn send(&self, verdict: Verdict, fatal: Option<Error>) {
+        let outcome = Outcome { lease: self.number, verdict, fatal };
+        // If the control thread has gone, so has the lease.
+        let _ = self.outcomes.send(outcome);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.send(Verdict::give_back(), None);
+        }
+    }
+}
+
+/// Runs a job to its verdict.
+pub(super) async fn run(routes: Arc<Routes>, job: Job, payload: Bytes, lease: Lease, max_attempts: u32) {
+    let outcome = walk(&routes, &job, payload).await;
+    if let Err(why) = &outcome {
+        match why.fault() {
+            Fault::Transient => debug!(error = %why, "job failed for now"),
+            _ => warn!(error = %why, fault = why.fault().as_str(), "job failed"),
+        }
+    }
+    let fatal = outcome.as_ref().err().filter(|why| why.fault() == Fault::Fatal).cloned();
+    lease.end(judge(outcome, job.id(), job.attempt(), max_attempts), fatal);
+}
+
+async fn walk(routes: &Routes, job: &Job, payload: Bytes) -> Result<Bytes> {
+    let route = routes.find(job)?;
+    let work = AssertUnwindSafe(route.handle(job, payload)).catch_unwind();
+    let outcome = match job.deadline() {
+        None => work.await,
+        Some(deadline) => match timeout_at(deadline, work).await {
+            Ok(outcome) => outcome,
+            Err(_) => return Err(Error::new(Fault::Invalid, DeadlinePassed)),
+        },
+    };
+    outcome.unwrap_or_else(|payload| Err(panicked(&*payload)))
+}
+
+/// The pipelines by the name of their route; the first is also for jobs without one.
+pub(super) struct Routes {
+    first: Option<Arc<dyn Handle>>,
+    named: HashMap<String, Arc<dyn Handle>>,
+}
+
+impl Routes {
+    pub(super) fn new() -> Self {
+        Routes { first: None, named: HashMap::new() }
+    }
+
+    pub(super) fn add(&mut self, name: String, handle: Arc<dyn Handle>) -> Result<()> {
+        self.first.get_or_insert_with(|| handle.clone());
+        if self.named.contains_key(&name) {
+            return Err(Error::invalid(format_args!("two pipelines have the route `{name}`")));
+        }
+        self.named.insert(name, handle);
+        Ok(())
+    }
+
+    fn find(&self, job: &Job) -> Result<&dyn Handle> {
+        let found = match &job.meta().route {
+            None => self.first.as_ref(),
+            Some(name) => self.named.get(name),
+        };
+        found.map(|handle| &**handle).ok_or_else(|| {
+            let name = job.meta().route.as_deref().unwrap_or_default();
+            Error::invalid(format_args!("this worker has no route `{name}`"))
+        })
+    }
+}
+
+/// A running pipeline behind its codec.
+pub(super) trait Handle: Send + Sync {
+    fn handle<'a>(&'a self, job: &'a Job, payload: Bytes) -> BoxFuture<'a, Result<Bytes>>;
+}
+
+/// A pipeline with its codec, before it runs.
+pub(super) trait AnyRoute: Send {
+    fn configure(&mut self, config: &Config) -> Result<()>;
+    fn describe(&self) -> String;
+    fn places(&self) -> usize;
+    fn build(&self, starter: &mut Starter) -> Result<Arc<dyn Handle>>;
+}
+
+pub(super) struct Route<In, Out, D, E> {
+    pipeline: Option<Pipeline<In, Out>>,
+    codec: Arc<(D, E)>,
+}
+
+impl<In, Out, D, E> Route<In, Out, D, E> {
+    pub(super) fn new(pipeline: Pipeline<In, Out>, decode: D, encode: E) -> Self {
+        Route { pipeline: Some(pipeline), codec: Arc::new((decode, encode)) }
+    }
+
+    fn pipeline(&self) -> Result<&Pipeline<In, Out>> {
+        self.pipeline.as_ref().ok_or_else(|| Error::invalid("its stage options were wrong"))
+    }
+}
+
+impl<In, Out, D, E> AnyRoute for Route<In, Out, D, E>
+where
+    In: Send + 'static,
+    Out: Send + 'static,
+    D: Fn(&Job, Bytes) -> Result<In> + Send + Sync + 'static,
+    E: Fn(&Job, Out) -> Result<Bytes> + Send + Sync + 'static,
+{
+    fn configure(&mut self, config: &Config) -> Result<()> {
+        let Some(mut pipeline) = self.pipeline.take() else {
+            return Ok(());
+        };
+        if let Some(bytes) = config.memory {
+            pipeline = pipeline.budget(bytes);
+        }
+        self.pipeline = Some(pipeline.configure(&config.stages)?);
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        self.pipeline().map(ToString::to_string).unwrap_or_default()
+    }
+
+    fn places(&self) -> usize {
+        self.pipeline().map_or(0, Pipeline::places)
+    }
+
+    fn build(&self, starter: &mut Starter) -> Result<Arc<dyn Handle>> {
+        let walker = Walker::build(starter, self.pipeline()?)?;
+        let codec = self.codec.clone();
+        Ok(Arc::new(Coded { walker, codec }))
+    }
+}
+
+struct Coded<In, Out, D, E> {
+    walker: Walker<In, Out>,
+    codec: Arc<(D, E)>,
+}
+
+impl<In, Out, D, E> Handle for Coded<In, Out, D, E>
+where
+    In: Send + 'static,
+    Out: Send + 'static,
+    D: Fn(&Job, Bytes) -> Result<In> + Send + Sync,
+    E: Fn(&Job, Out) -> Result<Bytes> + Send + Sync,
+{
+    fn handle<'a>(&'a self, job: &'a Job, payload: Bytes) -> BoxFuture<'a, Result<Bytes>> {
+        Box::pin(async move {
+            let (decode, encode) = &*self.codec;
+            let bytes = payload.len();
+            let input = decode(job, payload)?;
+            let output = self.walker.walk(job, input, bytes).await?;
+            encode(job, output)
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! The ledger of unsettled deliveries: which lease is due for renewal, and what may still be done with each.
+//!
+//! Pure bookkeeping with time handed in. A lease is renewed at a third of its length; an attempt may take a sixth,
+//! so that at least three fit. Shortly before its end by the worker's own clock ([`margin`]) a lease that could not
+//! be renewed counts as lost, and its job stops: somebody else may have it by then.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::job::Job;
+use crate::source::{Delivery, Receipt};
+use crate::verdict::Verdict;
+
+pub(super) struct Leases {
+    held: HashMap<u64, Held>,
+    /// Renewals to come, soonest first.
+    due: BTreeSet<(Instant, u64)>,
+    numbers: u64,
+}
+
+pub(super) struct Held {
+    pub(super) source: usize,
+    pub(super) job: Job,
+    pub(super) receipt: Arc<dyn Receipt>,
+    pub(super) until: Instant,
+    pub(super) task: Option<AbortHandle>,
+    pub(super) state: State,
+    length: Duration,
+    due: Option<Instant>,
+}
+
+pub(super) enum State {
+    /// The job is at work.
+    Working,
+    /// A renewal is under way; the verdict, if the job ended meanwhile. It is settled once the renewal has ended.
+    Renewing(Option<Verdict>),
+    /// The verdict is being told.
+    Settling,
+    /// Lost: nothing may be told. It stays in the ledger until its job has stopped.
+    Lost,
+}
+
+/// How long before a lease's end its job stops.
+pub(super) fn margin(length: Duration) -> Duration {
+    (length / 10).min(Duration::from_secs(2))
+}
+
+impl Leases {
+    pub(super) fn new() -> Self {
+        Leases { held: HashMap::new(), due: BTreeSet::new(), numbers: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Enters a delivery; its number.
+    pub(super) fn enter(&mut self, now: Instant, source: usize, delivery: &Delivery, job: Job) -> u64 {
+        self.numbers += 1;
+        let length = delivery.until.saturating_duration_since(now);
+        let held = Held {
+            source,
+            job,
+            receipt: delivery.receipt.clone(),
+            until: delivery.until,
+            task: None,
+            state: State::Working,
+            length,
+            due: None,
+        };
+        self.held.insert(self.numbers, held);
+        self.renew_at(self.numbers, now + length / 3);
+        self.numbers
+    }
+
+    pub(super) fn get(&mut self, number: u64) -> Option<&mut Held> {
+        self.held.get_mut(&number)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.held.values()
+    }
+
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        self.held.keys().copied().collect()
+    }
+
+    pub(super) fn remove(&mut self, number: u64) -> Option<Held> {
+        self.forget_renewal(number);
+        self.held.remove(&number)
+    }
+
+    /// When the next renewal is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// A lease whose renewal is due, with how long the attempt may take and how long the lease shall last. Taken
+    /// out, it is due again only when [`renewed`](Leases::renewed) or [`not_renewed`](Leases::not_renewed) says so.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(u64, Duration, Duration)> {
+        let &(at, number) = self.due.first()?;
+        if at > now {
+            return None;
+        }
+        self.forget_renewal(number);
+        let held = self.held.get_mut(&number)?;
+        held.state = State::Renewing(None);
+        let left = held.until.saturating_duration_since(now).saturating_sub(margin(held.length));
+        Some((number, left.min(held.length / 6), held.length))
+    }
+
+    pub(super) fn renewed(&mut self, now: Instant, number: u64, until: Instant) {
+        if let Some(held) = self.held.get_mut(&number) {
+            held.until = until;
+            let next = now + until.saturating_duration_since(now) / 3;
+            self.renew_at(number, next);
+        }
+    }
+
+    /// After a failed attempt: whether there is time for another.
+    pub(super) fn not_renewed(&mut self, now: Instant, number: u64) -> bool {
+        let Some(held) = self.held.get(&number) else {
+            return false;
+        };
+        let last = held.until - margin(held.length).min(held.until.saturating_duration_since(now));
+        let next = now + held.length / 24;
+        if now >= last || next >= last {
+            return false;
+        }
+        self.renew_at(number, next);
+        true
+    }
+
+    /// The lease is not renewed any more.
+    pub(super) fn forget_renewal(&mut self, number: u64) {
+        let due = self.held.get_mut(&number).and_then(|held| held.due.take());
+        if let Some(at) = due {
+            self.due.remove(&(at, number));
+        }
+    }
+
+    fn renew_at(&mut self, number: u64, at: Instant) {
+        if let Some(held) = self.held.get_mut(&number) {
+            held.due = Some(at);
+            self.due.insert((at, number));
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A worker: pipelines fed by sources under limits, until the sources end or the process is told to stop.
+//!
+//! One thread of its own, the control thread, receives, keeps leases, settles and drains; neither stages nor models
+//! ever run on it, so that no load can delay a lease.
+
+mod control;
+mod job;
+mod leases;
+mod report;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::error::{Context, Error, Fault, Result};
+use crate::job::Job;
+use crate::pipeline::{Pipeline, Starter};
+use crate::source::{AnySource, Source};
+use control::{Control, End};
+use job::{AnyRoute, Route, Routes};
+pub use report::Report;
+
+/// The exit code after a fault of the node: the platform should start the worker elsewhere.
+pub const EXIT_NODE_FAULT: u8 = 70;
+
+/// How long a worker that cannot start waits before it tries again.
+const START_AGAIN: Duration = Duration::from_secs(30);
+
+/// Pipelines and the sources that feed them.
+///
+/// ```
+/// use forebay::{Pipeline, Worker, source::memory::Memory};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let queue = Memory::new();
+/// queue.push("first", r#"[1, 2, 3]"#);
+/// queue.close();
+///
+/// let pipeline = Pipeline::new().cpu("sum", 1, |_, numbers: Vec<i64>| Ok(numbers.iter().sum::<i64>()));
+/// let report = Worker::new(pipeline).source(queue.clone()).run_once().await?;
+/// assert_eq!((report.done, report.rejected), (1, 0));
+/// # Ok::<(), forebay::Error>(()) }).unwrap();
+/// ```
+pub struct Worker {
+    routes: Vec<(String, Box<dyn AnyRoute>)>,
+    sources: Vec<Box<dyn AnySource>>,
+    settings: Vec<Setting>,
+}
+
+/// Something that code sets, after the environment was read.
+type Setting = Box<dyn FnOnce(&mut Config) + Send>;
+
+impl Worker {
+    /// A worker for a pipeline whose jobs come and go as JSON.
+    pub fn new<In, Out>(pipeline: Pipeline<In, Out>) -> Self
+    where
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + Send + 'static,
+    {
+        Worker::with_codec(pipeline, from_json, to_json)
+    }
+
+    /// A worker for a pipeline whose jobs come and go as bytes.
+    pub fn bytes(pipeline: Pipeline<Bytes, Bytes>) -> Self {
+        Worker::with_codec(pipeline, |_, payload| Ok(payload), |_, output| Ok(output))
+    }
+
+    /// A worker for any pipeline: `decode` makes its input of a payload, `encode` a result of its output. What
+    /// `decode` fails with should be [`Invalid`](Fault::Invalid).
+    pub fn with_codec<In, Out>(
+        pipeline: Pipeline<In, Out>,
+        decode: impl Fn(&Job, Bytes) -> Result<In> + Send + Sync + 'static,
+        encode: impl Fn(&Job, Out) -> Result<Bytes> + Send + Sync + 'static,
+    ) -> Self
+    where
+        In: Send + 'static,
+        Out: Send + 'static,
+    {
+        let route = Route::new(pipeline, decode, encode);
+        Worker { routes: vec![(String::new(), Box::new(route))], sources: Vec::new(), settings: Vec::new() }
+    }
+
+    /// Another pipeline beside the first, for jobs whose [`route`](crate::Meta::route) is `name`. All pipelines of a
+    /// worker share its devices' threads.
+    pub fn route<In, Out>(mut self, name: impl Into<String>, pipeline: Pipeline<In, Out>) -> Self
+    where
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + Send + 'static,
+    {
+        let route = Route::new(pipeline, from_json, to_json);
+        self.routes.push((name.into(), Box::new(route)));
+        self
+    }
+
+    /// Feeds the worker from a source. Several may feed it at once.
+    pub fn source(mut self, source: impl Source) -> Self {
+        self.sources.push(Box::new(source));
+        self
+    }
+
+    /// At most so many jobs received and not yet settled. Default: as many as the stages have places.
+    pub fn in_flight(self, jobs: usize) -> Self {
+        self.set(move |config| config.in_flight = Some(jobs.max(1)))
+    }
+
+    /// How long a drain waits for jobs before it gives them back. Default 30 s.
+    pub fn grace(self, grace: Duration) -> Self {
+        self.set(move |config| config.grace = grace)
+    }
+
+    /// How often a job may fail before it is rejected. Default 5.
+    pub fn max_attempts(self, attempts: u32) -> Self {
+        self.set(move |config| config.max_attempts = attempts.max(1))
+    }
+
+    fn set(mut self, setting: impl FnOnce(&mut Config) + Send + 'static) -> Self {
+        self.settings.push(Box::new(setting));
+        self
+    }
+
+    /// Runs until the sources end, or SIGTERM or SIGINT, and answers with the process's exit code: what a container's
+    /// `main` returns.
+    ///
+    /// 0 after a drain or the sources' end; [`EXIT_NODE_FAULT`] only for faults of this node, since platforms shun
+    /// a node whose container fails. A wrong setting, or a model that cannot load, keeps the process up, not
+    /// ready and saying so, and is tried again every 30 s.
+    pub async fn run(mut self) -> ExitCode {
+        let outcome = async {
+            let config = self.config()?;
+            loop {
+                match self.start(&config).await {
+                    Ok(started) => break self.serve(started, &config, false).await,
+                    Err(why) if why.fault() == Fault::Fatal => break Err(why),
+                    Err(why) => {
+                        error!(error = %why, retry_s = START_AGAIN.as_secs(), "not ready: the worker cannot start");
+                        if control::stopped_within(START_AGAIN).await {
+                            break Ok(Report::default());
+                        }
+                    }
+                }
+            }
+        };
+        match outcome.await {
+            Ok(report) => {
+                info!(%report, "worker ends");
+                ExitCode::SUCCESS
+            }
+            Err(why) if why.fault() == Fault::Fatal => {
+                error!(error = %why, code = EXIT_NODE_FAULT, "worker ends: this node is unfit");
+                ExitCode::from(EXIT_NODE_FAULT)
+            }
+            Err(why) => {
+                error!(error = %why, "not ready: waiting to be stopped");
+                control::stop_signal().await;
+                ExitCode::SUCCESS
+            }
+        }
+    }
+
+    /// Runs until the sources end, or SIGTERM or SIGINT, for programs that do one round of work.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting or receiving: nothing is tried again.
+    pub async fn run_once(mut self) -> Result<Report> {
+        let config = self.config()?;
+        let started = self.start(&config).await?;
+        self.serve(started, &config, true).await
+    }
+
+    fn config(&mut self) -> Result<Config> {
+        let mut config = Config::from_env()?;
+        self.settings.drain(..).for_each(|set| set(&mut config));
+        for (_, route) in &mut self.routes {
+            route.configure(&config)?;
+        }
+        Ok(config)
+    }
+
+    async fn start(&self, config: &Config) -> Result<Started> {
+        if self.sources.is_empty() {
+            return Err(Error::invalid("the worker has no source; add one with Worker::source"));
+        }
+        let mut starter = Starter::new();
+        let mut routes = Routes::new();
+        for (name, route) in &self.routes {
+            info!(route = name, pipeline = %route.describe(), "starting");
+            routes.add(name.clone(), route.build(&mut starter)?)?;
+        }
+        let outlook = starter.outlook.clone();
+        let pools = starter.finish().await?;
+        let places = self.routes.iter().map(|(_, route)| route.places()).sum();
+        Ok(Started { routes: Arc::new(routes), outlook, pools, in_flight: config.in_flight.unwrap_or(places) })
+    }
+
+    async fn serve(&mut self, started: Started, config: &Config, once: bool) -> Result<Report> {
+        let Started { routes, outlook, pools, in_flight } = started;
+        let mut sources = std::mem::take(&mut self.sources);
+        sources.iter_mut().for_each(|source| source.outlook(outlook.clone()));
+        let jobs = tokio::runtime::Handle::current();
+        let control = Control::new(sources, routes, jobs, in_flight, config.clone(), once);
+        info!(in_flight, "ready");
+        let end = on_own_thread(control).await?;
+        // A stage that hangs in user code cannot be stopped; then its threads are left to the end of the process.
+        match end.all_ended {
+            true => {
+                let joined = tokio::task::spawn_blocking(move || pools.join());
+                joined.await.context("stopping the pools")?;
+            }
+            false => {
+                warn!("some jobs did not end; their threads are left behind");
+                drop(pools);
+            }
+        }
+        match end.failure {
+            Some(why) => Err(why),
+            None => Ok(end.report),
+        }
+    }
+}
+
+/// Everything that a start made.
+struct Started {
+    routes: Arc<Routes>,
+    outlook: crate::Outlook,
+    pools: crate::pipeline::Pools,
+    in_flight: usize,
+}
+
+/// Runs the control loop on a thread and runtime of its own: what is polled there opens its connections there.
+async fn on_own_thread(control: Control) -> Result<End> {
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    let work = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let end = runtime
+            .context("starting the control thread's runtime")
+            .map(|runtime| runtime.block_on(control.run(control::stop_signal())));
+        // The worker that waits for it may have been dropped.
+        let _ = sender.send(end);
+    };
+    std::thread::Builder::new()
+        .name("forebay-control".to_owned())
+        .spawn(work)
+        .context("starting the control thread")?;
+    ended.await.map_err(|_| Error::fatal("the control thread has ended"))?
+}
+
+fn from_json<In: DeserializeOwned>(_: &Job, payload: Bytes) -> Result<In> {
+    serde_json::from_slice(&payload).map_err(|why| Error::new(Fault::Invalid, why).context("reading the job's JSON"))
+}
+
+fn to_json<Out: Serialize>(_: &Job, output: Out) -> Result<Bytes> {
+    Ok(serde_json::to_vec(&output).context("writing the result's JSON")?.into())
+}

@@ -1,0 +1,207 @@
+//! Sentence embeddings by models of the BERT family, such as all-MiniLM-L6-v2.
+//!
+//! Owns the network and its threads, takes token ids and gives unit vectors: the mean of the last hidden states over an
+//! input's own tokens, divided by its length. Outputs come in the order of the inputs and do not depend on what else is
+//! in the batch. It does not tokenise (that is a CPU stage, [`Tokens`](crate::Tokens)) and picks no device by itself.
+
+use candle_core::{D, DType, Device, Tensor};
+use candle_transformers::models::bert::{BertModel, Config};
+use forebay::{Admit, Collated, Context, Error, Model, Result};
+
+use crate::bert::{self, Encoder};
+use crate::lanes::Lanes;
+use crate::plan::{Piece, Plan};
+use crate::{TokenIds, Weights};
+
+/// Tokens of one piece of work on one core: enough rows for the matrix products, few enough for the cache.
+const PIECE_TOKENS: usize = 512;
+/// Below this a piece is not worth a lane of its own.
+const SMALL_PIECE_TOKENS: usize = 128;
+
+/// A BERT-like network with mean pooling and L2 norm; a [`Model`] from token ids to `hidden_size` values.
+///
+/// An input weighs as many as it has tokens. On the CPU nothing is padded, so `Batching` need not be told so; on other
+/// devices a batch is padded to its longest input.
+pub struct Embedder {
+    network: Network,
+    vocabulary: usize,
+    longest: usize,
+}
+
+enum Network {
+    /// The fused encoder, pieces of a batch side by side on the cores.
+    Fused { encoder: Encoder, lanes: Lanes },
+    /// candle-transformers' model, a batch at a time.
+    Padded { model: BertModel, device: Device },
+}
+
+impl Embedder {
+    /// Builds the network from `weights` on `device`, in `f32`; on [`Device::Cpu`] with a thread for every core that
+    /// this process may use.
+    ///
+    /// # Errors
+    /// `Failed`, naming the file: a configuration that is not BERT's, a tensor that is missing or of another shape or
+    /// type than the configuration says, or too little memory on the device.
+    pub fn load(weights: &Weights, device: &Device) -> Result<Self> {
+        Self::load_with(weights, device, std::thread::available_parallelism().map_or(1, |n| n.get()))
+    }
+
+    /// As [`Embedder::load`], with `threads` threads on the CPU (at least one; other devices use none).
+    pub fn load_with(weights: &Weights, device: &Device, threads: usize) -> Result<Self> {
+        let config = config(weights)?;
+        if !device.is_cpu() || !Encoder::supports(&config) {
+            return Self::load_padded(weights, device);
+        }
+        let vb = weights.map(DType::F32, device)?;
+        let vb = if prefixed(weights) { vb.pp("bert") } else { vb };
+        let encoder = Encoder::load(&vb, &config).context("loading the BERT encoder")?;
+        Ok(Self::new(Network::Fused { encoder, lanes: Lanes::new(threads.max(1))? }, &config))
+    }
+
+    /// candle-transformers' model on any device.
+    fn load_padded(weights: &Weights, device: &Device) -> Result<Self> {
+        let config = config(weights)?;
+        let vb = weights.map(DType::F32, device)?;
+        let vb = if prefixed(weights) { vb.pp("bert") } else { vb };
+        let model = BertModel::load(vb, &config).context("loading the BERT encoder")?;
+        Ok(Self::new(Network::Padded { model, device: device.clone() }, &config))
+    }
+
+    fn new(network: Network, config: &Config) -> Self {
+        Self { network, vocabulary: config.vocab_size, longest: config.max_position_embeddings }
+    }
+
+    /// Why this input cannot be embedded, if so.
+    fn refusal(&self, input: &TokenIds) -> Option<Error> {
+        let n = input.len();
+        if n == 0 {
+            return Some(Error::invalid("an input without tokens has no embedding"));
+        }
+        if n > self.longest {
+            return Some(Error::invalid(format!("an input of {n} tokens: the model takes at most {}", self.longest)));
+        }
+        let unknown = input.as_slice().iter().find(|id| **id as usize >= self.vocabulary)?;
+        Some(Error::invalid(format!(
+            "token {unknown} is not in the model's vocabulary of {}: were the ids made with its own tokenizer.json?",
+            self.vocabulary
+        )))
+    }
+
+    fn run(&self, plan: &Plan) -> Result<Vec<Vec<f32>>> {
+        let vectors = match &self.network {
+            Network::Fused { encoder, lanes } => {
+                let fair = plan.tokens().div_ceil(2 * lanes.len());
+                let pieces = plan.pieces(fair.clamp(SMALL_PIECE_TOKENS, PIECE_TOKENS));
+                lanes.run(&pieces, |piece| fused(encoder, piece))?.concat()
+            }
+            Network::Padded { model, device } => {
+                let whole = plan.pieces(usize::MAX);
+                whole.iter().map(|piece| padded(model, device, piece)).collect::<Result<Vec<_>>>()?.concat()
+            }
+        };
+        if vectors.iter().flatten().any(|value| !value.is_finite()) {
+            return Err(Error::failed("the model gave values that are not numbers: its weights may be damaged"));
+        }
+        Ok(plan.restore(vectors))
+    }
+}
+
+impl Model for Embedder {
+    type Input = TokenIds;
+    type Output = Vec<f32>;
+
+    fn infer(&mut self, inputs: &[TokenIds]) -> Result<Vec<Vec<f32>>> {
+        self.infer_collated(inputs, Collated::nothing())
+    }
+
+    fn weight(input: &TokenIds) -> usize {
+        input.len()
+    }
+
+    fn warm_up(&mut self) -> Result<()> {
+        let input = TokenIds::new(vec![0; self.longest.min(SMALL_PIECE_TOKENS)]);
+        self.infer(&vec![input; 4]).map(drop)
+    }
+
+    fn admit(&mut self, input: &TokenIds) -> Admit {
+        self.refusal(input).map_or(Admit::Now, Admit::Never)
+    }
+
+    fn collate(inputs: &[TokenIds]) -> Result<Collated> {
+        Ok(Collated::new(Plan::of(inputs)))
+    }
+
+    fn infer_collated(&mut self, inputs: &[TokenIds], collated: Collated) -> Result<Vec<Vec<f32>>> {
+        if let Some(refusal) = inputs.iter().find_map(|input| self.refusal(input)) {
+            return Err(refusal);
+        }
+        match collated.take::<Plan>() {
+            Some(plan) if plan.len() == inputs.len() => self.run(&plan),
+            _ => self.run(&Plan::of(inputs)),
+        }
+    }
+}
+
+/// The configuration, held against the tensors.
+fn config(weights: &Weights) -> Result<Config> {
+    let config: Config = weights.config()?;
+    if config.num_attention_heads == 0 || config.hidden_size % config.num_attention_heads != 0 {
+        return Err(Error::failed(format!(
+            "config.json: hidden_size {} cannot be shared by {} attention heads",
+            config.hidden_size, config.num_attention_heads
+        )));
+    }
+    let prefix = if prefixed(weights) { "bert." } else { "" };
+    for (name, shape) in bert::tensors(&config) {
+        weights.expect(&format!("{prefix}{name}"), &shape)?;
+    }
+    Ok(config)
+}
+
+/// Some repositories keep the encoder under the prefix `bert.`.
+fn prefixed(weights: &Weights) -> bool {
+    weights.has("bert.embeddings.word_embeddings.weight")
+}
+
+/// The unit vectors of a piece, by the fused encoder.
+fn fused(encoder: &Encoder, piece: &Piece<'_>) -> Result<Vec<Vec<f32>>> {
+    let hidden = encoder.forward(piece.ids, piece.lengths)?;
+    let width = hidden.dim(D::Minus1)?;
+    let hidden = hidden.flatten_all()?.to_vec1::<f32>()?;
+    let mut from = 0;
+    let vectors = piece.lengths.iter().map(|n| {
+        let to = from + n * width;
+        let mut vector = vec![0f32; width];
+        for token in hidden[from..to].chunks_exact(width) {
+            vector.iter_mut().zip(token).for_each(|(sum, x)| *sum += x);
+        }
+        from = to;
+        // The mean's divisor falls out of the norm. Bounded below as sentence-transformers bounds it.
+        let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+        vector.iter_mut().for_each(|x| *x /= norm);
+        vector
+    });
+    Ok(vectors.collect())
+}
+
+/// The unit vectors of a piece, padded to its longest input, by candle-transformers' model.
+fn padded(model: &BertModel, device: &Device, piece: &Piece<'_>) -> Result<Vec<Vec<f32>>> {
+    let (rows, columns) = (piece.lengths.len(), piece.lengths.iter().copied().max().unwrap_or(0));
+    let mut ids = Vec::with_capacity(rows * columns);
+    let mut mask = Vec::with_capacity(rows * columns);
+    let mut left = piece.ids;
+    for n in piece.lengths {
+        let (own, rest) = left.split_at(*n);
+        left = rest;
+        ids.extend_from_slice(own);
+        mask.resize(ids.len(), 1f32);
+        ids.resize(ids.len() + columns - n, 0);
+        mask.resize(ids.len(), 0f32);
+    }
+    let ids = Tensor::from_vec(ids, (rows, columns), device)?;
+    let mask = Tensor::from_vec(mask, (rows, columns), device)?;
+    let hidden = model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
+    let sums = hidden.broadcast_mul(&mask.unsqueeze(2)?)?.sum(1)?;
+    let norms = sums.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)?;
+    Ok(sums.broadcast_div(&norms)?.to_vec2()?)
+}
