@@ -17,8 +17,11 @@ const SCORES: usize = 256 * 1024;
 pub(crate) fn tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
     let (width, inner) = (config.hidden_size, config.intermediate_size);
     let mut tensors = Vec::new();
-    let tables =
-        [("word", config.vocab_size), ("position", config.max_position_embeddings), ("token_type", config.type_vocab_size)];
+    let tables = [
+        ("word", config.vocab_size),
+        ("position", config.max_position_embeddings),
+        ("token_type", config.type_vocab_size),
+    ];
     for (table, rows) in tables {
         tensors.push((format!("embeddings.{table}_embeddings.weight"), vec![rows, width]));
     }

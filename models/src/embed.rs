@@ -59,7 +59,7 @@ impl Embedder {
     }
 
     /// candle-transformers' model on any device.
-    fn load_padded(weights: &Weights, device: &Device) -> Result<Self> {
+    pub(crate) fn load_padded(weights: &Weights, device: &Device) -> Result<Self> {
         let config = config(weights)?;
         let vb = weights.map(DType::F32, device)?;
         let vb = if prefixed(weights) { vb.pp("bert") } else { vb };
@@ -110,6 +110,8 @@ impl Model for Embedder {
     type Input = TokenIds;
     type Output = Vec<f32>;
 
+    const COLLATES: bool = true;
+
     fn infer(&mut self, inputs: &[TokenIds]) -> Result<Vec<Vec<f32>>> {
         self.infer_collated(inputs, Collated::nothing())
     }
@@ -145,7 +147,7 @@ impl Model for Embedder {
 /// The configuration, held against the tensors.
 fn config(weights: &Weights) -> Result<Config> {
     let config: Config = weights.config()?;
-    if config.num_attention_heads == 0 || config.hidden_size % config.num_attention_heads != 0 {
+    if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
         return Err(Error::failed(format!(
             "config.json: hidden_size {} cannot be shared by {} attention heads",
             config.hidden_size, config.num_attention_heads

@@ -191,7 +191,7 @@ fn softmax(row: &mut [f32], scale: f32) {
 fn gelu(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
-    let p = t * (0.254_829_59 + t * (-0.284_496_74 + t * (1.421_413_7 + t * (-1.453_152 + t * 1.061_405_4))));
+    let p = t * (0.254_829_6 + t * (-0.284_496_74 + t * (1.421_413_7 + t * (-1.453_152 + t * 1.061_405_4))));
     let erf = (1.0 - p * exp(-z * z)).copysign(x);
     0.5 * x * (1.0 + erf)
 }
@@ -206,7 +206,85 @@ fn exp(x: f32) -> f32 {
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = x - n * LN2_HIGH - n * LN2_LOW;
-    let p = 1.0 + r * (1.0 + r * (0.5 + r * (1.666_666_7e-1 + r * (4.166_666_8e-2 + r * (8.333_334e-3 + r * 1.388_888_9e-3)))));
+    let p = 1.0
+        + r * (1.0 + r * (0.5 + r * (1.666_666_7e-1 + r * (4.166_666_8e-2 + r * (8.333_334e-3 + r * 1.388_888_9e-3)))));
     // 2^n by adding n to the exponent: n lies in -126..=0 here, so nothing overflows into the sign.
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{D, Device, Tensor};
+
+    /// Rows of 37 values (no multiple of any vector) from -8 to 8 and, in one row, far beyond.
+    fn sample() -> Tensor {
+        let mut values: Vec<f32> = (0..37 * 700).map(|i| (i * 7919 % 16_001) as f32 / 1000.0 - 8.0).collect();
+        values[37..74].iter_mut().for_each(|x| *x *= 30.0);
+        Tensor::from_vec(values, (700, 37), &Device::Cpu).unwrap()
+    }
+
+    fn wave(phase: f32) -> Vec<f32> {
+        (0..37).map(|i| (i as f32 + phase).sin()).collect()
+    }
+
+    fn off(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn exp_is_exact_to_the_last_places() {
+        for i in 0..=87_000 {
+            let x = -(i as f32) / 1000.0;
+            let wanted = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - wanted).abs() / wanted;
+            assert!(error < 4e-7, "exp({x}) is off by {error:e}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e30) < 1.7e-38 && exp(f32::NEG_INFINITY) < 1.7e-38);
+    }
+
+    #[test]
+    fn bias_and_gelu() {
+        let (x, bias) = (sample(), wave(0.3));
+        let sum = x.broadcast_add(&Tensor::new(bias.as_slice(), &Device::Cpu).unwrap()).unwrap();
+        let y = x.copy().unwrap();
+        y.inplace_op1(&Bias(&bias)).unwrap();
+        assert_eq!(off(&y, &sum), 0.0);
+        let y = x.copy().unwrap();
+        y.inplace_op1(&BiasGelu(&bias)).unwrap();
+        let relative =
+            (y - sum.gelu_erf().unwrap()).unwrap().broadcast_div(&(sum.abs().unwrap() + 1.0).unwrap()).unwrap();
+        assert!(relative.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 3e-7);
+    }
+
+    #[test]
+    fn softmax_of_scaled_rows() {
+        let x = sample();
+        let wanted = candle_nn::ops::softmax(&(&x * 0.7).unwrap(), D::Minus1).unwrap();
+        x.inplace_op1(&Softmax { width: 37, scale: 0.7 }).unwrap();
+        assert!(off(&x, &wanted) < 1e-6);
+    }
+
+    #[test]
+    fn add_and_layer_norm() {
+        let (x, bias) = (sample(), wave(0.1));
+        let norm = Norm { gain: wave(0.5), shift: wave(0.9), eps: 1e-12 };
+        let residual = (x.flip(&[0]).unwrap() * 0.5).unwrap();
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        let sum = (&x + &residual).unwrap().broadcast_add(&tensor(&bias)).unwrap();
+        let wanted = candle_nn::ops::layer_norm(&sum, &tensor(&norm.gain), &tensor(&norm.shift), 1e-12).unwrap();
+        x.inplace_op2(&residual, &AddNorm { bias: &bias, norm: &norm }).unwrap();
+        assert!(off(&x, &wanted) < 1e-5);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let x = sample();
+        assert!(x.inplace_op1(&Bias(&[1.0; 36])).is_err());
+        assert!(x.inplace_op1(&Bias(&[])).is_err());
+        assert!(x.t().unwrap().inplace_op1(&Bias(&[1.0; 700])).is_err());
+        let norm = Norm { gain: wave(0.0), shift: wave(0.0), eps: 1e-12 };
+        assert!(x.inplace_op2(&sample().narrow(0, 0, 2).unwrap(), &AddNorm { bias: &wave(0.0), norm: &norm }).is_err());
+    }
 }

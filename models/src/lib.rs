@@ -39,6 +39,8 @@ pub mod toy;
 mod bert;
 #[cfg(feature = "candle")]
 mod embed;
+#[cfg(feature = "hub")]
+mod hub;
 #[cfg(feature = "candle")]
 mod kernels;
 #[cfg(feature = "candle")]
@@ -49,6 +51,8 @@ mod map;
 mod passages;
 #[cfg(feature = "candle")]
 mod plan;
+#[cfg(all(test, feature = "candle"))]
+mod tests;
 #[cfg(feature = "candle")]
 mod tokens;
 #[cfg(feature = "candle")]

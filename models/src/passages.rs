@@ -12,8 +12,8 @@ use crate::{TokenIds, Tokens};
 
 /// Tokens that a passage repeats from the one before, unless told otherwise.
 const OVERLAP: usize = 32;
-/// Bytes tokenised at once for every token that fits a passage: more than the text of most languages needs.
-const BYTES_A_TOKEN: usize = 8;
+/// Bytes tokenised at first for every token that fits a passage: about what English takes. Doubled until it is enough.
+const BYTES_A_TOKEN: usize = 6;
 /// And the most that is tokenised at once, for text with next to no tokens in it (one word of 10 MB is one token).
 const MOST_BYTES_A_TOKEN: usize = 64;
 
@@ -38,7 +38,11 @@ pub struct Passages<'a> {
     text: &'a str,
     /// Where the next passage starts; the length of the text when there is none.
     at: usize,
+    /// Where the last passage ended.
+    covered: usize,
     overlap: usize,
+    /// How much text to tokenise for the next passage: somewhat more than the last one took.
+    bytes: usize,
 }
 
 /// Where a passage ends and the next one starts, relative to its own start.
@@ -49,7 +53,7 @@ struct Cut {
 
 impl<'a> Passages<'a> {
     pub(crate) fn new(tokens: &'a Tokens, text: &'a str) -> Self {
-        Self { tokens, text, at: 0, overlap: OVERLAP }
+        Self { tokens, text, at: 0, covered: 0, overlap: OVERLAP, bytes: tokens.room() * BYTES_A_TOKEN }
     }
 
     /// Repeats up to `tokens` tokens of a passage at the start of the next one, instead of 32; whole words only, where
@@ -61,15 +65,16 @@ impl<'a> Passages<'a> {
     /// The passage at the start of `rest`, which starts with something else than white space.
     fn passage(&mut self, rest: &'a str) -> Result<Option<Passage<'a>>> {
         let room = self.tokens.room();
-        let mut bytes = room * BYTES_A_TOKEN;
+        let limit = room * MOST_BYTES_A_TOKEN;
+        let mut bytes = self.bytes.min(limit);
         let (window, starts) = loop {
             let window = head(rest, bytes);
             let encoding = self.tokens.places(window)?;
             let places = encoding.get_offsets();
-            if places.len() > room || window.len() == rest.len() || bytes >= room * MOST_BYTES_A_TOKEN {
+            if places.len() > room || window.len() == rest.len() || bytes >= limit {
                 break (window, starts(places));
             }
-            bytes *= 2;
+            bytes = (bytes * 2).min(limit);
         };
         let at = self.at;
         if starts.is_empty() {
@@ -83,8 +88,15 @@ impl<'a> Passages<'a> {
             let (ids, whole) = self.tokens.fit(text)?;
             // Cut inside a word, text may have more tokens alone than it had in the word: take less of it then.
             if whole || most == 1 {
+                if at + text.len() <= self.covered {
+                    // Begun inside a word, the repeated text had more tokens than before and left no room for new text.
+                    self.at = self.covered;
+                    return Ok(None);
+                }
+                self.covered = at + text.len();
                 // What follows may be nothing but white space: then the overlap is no passage of its own.
                 let done = rest[cut.end..].trim_start().is_empty();
+                self.bytes = (cut.end + cut.end / 4).max(room);
                 self.at = if done { self.text.len() } else { at + cut.next };
                 return Ok(Some(Passage { range: at..at + text.len(), text, ids }));
             }

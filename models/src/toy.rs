@@ -88,7 +88,9 @@ impl Model for FakeDevice {
         wait(self.time(inputs.len()));
         for input in inputs {
             match (self.mishap)(*input) {
-                Some(Mishap::Fail) => return Err(Error::failed(format!("the fake device was told to fail on {input}"))),
+                Some(Mishap::Fail) => {
+                    return Err(Error::failed(format!("the fake device was told to fail on {input}")));
+                }
                 Some(Mishap::Panic) => panic!("the fake device was told to panic on {input}"),
                 None => {}
             }

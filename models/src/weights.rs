@@ -70,22 +70,9 @@ impl Weights {
     /// [`Weights::dir`].
     #[cfg(feature = "hub")]
     pub fn hub(repo: &str, revision: &str) -> Result<Self> {
-        use hf_hub::{Cache, Repo, RepoType, api::sync::ApiBuilder};
-        let pinned = Repo::with_revision(repo.to_owned(), RepoType::Model, revision.to_owned());
-        let cached = Cache::from_env().repo(pinned.clone());
-        let fetch = |file: &str| -> Result<PathBuf> {
-            if let Some(path) = cached.get(file) {
-                return Ok(path);
-            }
-            let api = ApiBuilder::from_env().with_progress(false).build();
-            api.and_then(|api| api.repo(pinned.clone()).get(file)).map_err(|cause| {
-                Error::transient(cause).context(format!(
-                    "fetching {file} of {repo} at {revision}: check the names and the network, or fetch the files by \
-                     other means and name their directory"
-                ))
-            })
-        };
-        Self::files(fetch("config.json")?, fetch("tokenizer.json")?, fetch("model.safetensors")?)
+        let [config, tokenizer, tensors] =
+            crate::hub::fetch(repo, revision, ["config.json", "tokenizer.json", "model.safetensors"])?;
+        Self::files(config, tokenizer, tensors)
     }
 
     fn files(config: PathBuf, tokenizer: PathBuf, tensors: PathBuf) -> Result<Self> {
@@ -107,10 +94,8 @@ impl Weights {
     /// `Failed`, naming the file, if it is not JSON or lacks what `T` needs.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
         let text = std::fs::read(&self.config).context(format!("reading {}", self.config.display()))?;
-        serde_json::from_slice(&text).context(format!(
-            "{} is not the configuration of the kind of model expected",
-            self.config.display()
-        ))
+        serde_json::from_slice(&text)
+            .context(format!("{} is not the configuration of the kind of model expected", self.config.display()))
     }
 
     /// Demands that the tensor `name` is there, of floating point type and of shape `shape`.
@@ -216,7 +201,9 @@ impl Entry {
     fn check(&self, name: &str, data: u64) -> Result<(), String> {
         let (from, to) = self.data_offsets;
         if to > data {
-            return Err(format!("is truncated: tensor {name} ends at byte {to} of the data, of which {data} are there"));
+            return Err(format!(
+                "is truncated: tensor {name} ends at byte {to} of the data, of which {data} are there"
+            ));
         }
         let Some(held) = to.checked_sub(from) else {
             return Err(format!("is damaged: tensor {name} ends before it begins"));
@@ -231,7 +218,10 @@ impl Entry {
         let items = self.shape.iter().try_fold(1u64, |all, n| all.checked_mul(*n));
         match items.and_then(|n| n.checked_mul(bits / 8)) {
             Some(needed) if needed == held => Ok(()),
-            _ => Err(format!("is damaged: tensor {name}, {} {:?}, does not fit its {held} bytes", self.dtype, self.shape)),
+            _ => Err(format!(
+                "is damaged: tensor {name}, {} {:?}, does not fit its {held} bytes",
+                self.dtype, self.shape
+            )),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::batcher::Next;
 use super::engine::Engine;
 use super::inbox::Waker;
 use crate::error::{Context, Error, Result};
+use crate::pool::queue::YIELDS;
 use crate::telemetry::DeviceMeter;
 
 /// Makes an engine on the device thread.
@@ -96,22 +97,29 @@ impl Shared {
 }
 
 fn take_turns(engines: &mut [Shared], stop: &AtomicBool, meter: &DeviceMeter) -> Result<()> {
+    let mut yields = 0;
     loop {
         engines.iter_mut().for_each(|shared| shared.engine.receive());
         let now = Instant::now();
-        match choose(engines, now) {
-            Choice::Run(index) => {
-                let chosen = &mut engines[index];
-                let took = chosen.engine.run()?;
-                chosen.used += took / chosen.engine.share();
-                meter.busy(took);
-                continue;
-            }
-            // Whatever is left is not worth an answer: those who waited have gone.
-            _ if stop.load(Ordering::Acquire) => return Ok(()),
-            Choice::Wait(until) => std::thread::park_timeout(until - now),
-            Choice::Sleep => std::thread::park(),
+        let choice = choose(engines, now);
+        if let Choice::Run(index) = choice {
+            let chosen = &mut engines[index];
+            let took = chosen.engine.run()?;
+            chosen.used += took / chosen.engine.share();
+            meter.busy(took);
+            yields = 0;
+            continue;
         }
+        if stop.load(Ordering::Acquire) {
+            // Whatever is left is not worth an answer: those who waited have gone.
+            return Ok(());
+        }
+        match choice {
+            _ if yields < YIELDS => std::thread::yield_now(),
+            Choice::Wait(until) => std::thread::park_timeout(until - now),
+            _ => std::thread::park(),
+        }
+        yields += 1;
         meter.idle(now.elapsed());
     }
 }

@@ -50,7 +50,7 @@ pub(crate) use start::{Pools, Starter, Walker};
 /// assert_eq!(pipeline.to_string(), "fetch[io 16] -> words[cpu 2] -> vowels[gpu each 32 items] -> sum[cpu 1]");
 ///
 /// let running = pipeline.start().await?;
-/// assert_eq!(running.call("fish".to_owned()).await?, 7);
+/// assert_eq!(running.call("fish".to_owned()).await?, 6);
 /// # Ok::<(), forebay::Error>(()) }).unwrap();
 /// ```
 pub struct Pipeline<In, Out> {

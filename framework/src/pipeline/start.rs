@@ -27,7 +27,7 @@ use crate::telemetry::StageMeter;
 pub(crate) struct Starter {
     names: HashSet<&'static str>,
     devices: BTreeMap<usize, Device>,
-    closers: Vec<Box<dyn FnOnce() + Send>>,
+    closers: Vec<Box<dyn FnOnce() + Send + Sync>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) budget: Budget,
     pub(crate) outlook: Outlook,
@@ -53,7 +53,7 @@ impl Starter {
         Err(Error::invalid(format_args!("two stages are named `{name}`; a stage's name must be its own")))
     }
 
-    pub(crate) fn close_later(&mut self, close: impl FnOnce() + Send + 'static) {
+    pub(crate) fn close_later(&mut self, close: impl FnOnce() + Send + Sync + 'static) {
         self.closers.push(Box::new(close));
     }
 
@@ -113,7 +113,7 @@ impl Drop for Starter {
 
 /// All threads of the pipelines that started together. Dropped, it tells them to end and does not wait.
 pub(crate) struct Pools {
-    closers: Vec<Box<dyn FnOnce() + Send>>,
+    closers: Vec<Box<dyn FnOnce() + Send + Sync>>,
     devices: Vec<thread::Running>,
     threads: Vec<JoinHandle<()>>,
 }

@@ -66,7 +66,7 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
     }
 
     /// Lets the threads end and fails what is queued.
-    pub(crate) fn closer(&self) -> impl FnOnce() + Send + 'static {
+    pub(crate) fn closer(&self) -> impl FnOnce() + Send + Sync + 'static {
         let queue = self.queue.clone();
         move || queue.close()
     }

@@ -9,6 +9,9 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+/// How often a thread lets others run before it sleeps: to be woken costs more than to look again, for the waker too.
+pub(crate) const YIELDS: usize = 8;
+
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
     ready: Condvar,
@@ -43,6 +46,7 @@ impl<T> Queue<T> {
 
     /// Waits for the next item; `None` once the queue is closed.
     pub(crate) fn pop(&self) -> Option<T> {
+        let mut yields = 0;
         let mut state = self.lock();
         loop {
             if let Some(item) = state.items.pop_front() {
@@ -50,6 +54,13 @@ impl<T> Queue<T> {
             }
             if !state.open {
                 return None;
+            }
+            if yields < YIELDS {
+                drop(state);
+                std::thread::yield_now();
+                yields += 1;
+                state = self.lock();
+                continue;
             }
             state.idle += 1;
             state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,8 @@
+//! Tests that need model files: a tiny BERT with made-up weights, written to a temporary directory.
+
+#![allow(clippy::unwrap_used)]
+
+mod embed;
+mod passages;
+mod tiny;
+mod weights;
