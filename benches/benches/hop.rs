@@ -62,7 +62,6 @@ const IN_FLIGHT: usize = 1024;
 const BLOCKS: usize = 11;
 
 fn main() -> Result<()> {
-    let telemetry = forebay::telemetry::init()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     println!("{}", pipeline::<u64>());
     println!("places: io 64, cpu 33, gpu 256, cpu 33, io 64 (the defaults for these sizes)");
@@ -76,7 +75,24 @@ fn main() -> Result<()> {
     println!("pipeline alone, {IN_FLIGHT} in flight: {jobs_per_s} jobs/s");
     println!("one job in flight takes {bytes} bytes");
 
-    let bare = Bare::start();
+    let bare = Arc::new(Bare::start());
+    let t = Instant::now();
+    runtime.block_on(async {
+        let hs: Vec<_> = (0..IN_FLIGHT)
+            .map(|_| {
+                let bare = bare.clone();
+                tokio::spawn(async move {
+                    for x in 0..500u64 {
+                        assert_eq!(tokio::spawn(bare.call(x)).await.unwrap(), x);
+                    }
+                })
+            })
+            .collect();
+        for h in hs {
+            h.await.unwrap();
+        }
+    });
+    println!("bare alone flood {}", 512_000.0 / t.elapsed().as_secs_f64());
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..BLOCKS {
         ours.push(runtime.block_on(alone(|x| {
@@ -89,6 +105,7 @@ fn main() -> Result<()> {
     println!("one at a time: {} us, bare {} us, ratio {lone}", Spread::of(&ours), Spread::of(&theirs));
     drop(running);
 
+    let telemetry = forebay::telemetry::init()?;
     let mut rates = Vec::new();
     let mut memory = Vec::new();
     for block in 0..BLOCKS {

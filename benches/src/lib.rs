@@ -144,19 +144,22 @@ impl Pacer {
             return;
         }
         let (wake, woken) = oneshot::channel();
-        let mut alarms = self.0.alarms.lock().unwrap_or_else(PoisonError::into_inner);
-        let soonest = alarms.peek().is_none_or(|Reverse(alarm)| at < alarm.at);
-        alarms.push(Reverse(Alarm { at, wake }));
-        drop(alarms);
-        if soonest {
-            self.0.changed.notify_one();
-        }
+        self.0.add(Alarm { at, wake });
         // The thread outlives this handle.
         let _ = woken.await;
     }
 }
 
 impl Shared {
+    fn add(&self, alarm: Alarm) {
+        let mut alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+        let soonest = alarms.peek().is_none_or(|Reverse(first)| alarm.at < first.at);
+        alarms.push(Reverse(alarm));
+        if soonest {
+            self.changed.notify_one();
+        }
+    }
+
     /// Wakes whoever is due, or waits for the next, at most for a while.
     fn ring(&self) {
         let mut alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
 //! What an operator may set: every key, its default and its range, in one table. Only this file reads the
-//! environment; what a program sets in code comes before it.
+//! environment, and what an operator sets there comes before what the program sets in code.
 //!
 //! | key | default | meaning |
 //! |---|---|---|
@@ -30,11 +30,12 @@ impl Default for Config {
 }
 
 impl Config {
-    pub(crate) fn from_env() -> Result<Self> {
-        Config::read(|key| std::env::var(key).ok())
+    /// These settings with those of the environment put over them.
+    pub(crate) fn with_env(self) -> Result<Self> {
+        self.with(|key| std::env::var(key).ok())
     }
 
-    fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+    fn with(mut self, get: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let number = |key: &str, least: u64, most: u64| -> Result<Option<u64>> {
             let Some(text) = get(key).filter(|text| !text.trim().is_empty()) else {
                 return Ok(None);
@@ -46,19 +47,22 @@ impl Config {
             };
             number.ok_or_else(wrong).map(Some)
         };
-        let mut config = Config {
-            in_flight: number("FOREBAY_IN_FLIGHT", 1, u64::MAX)?.map(|n| n as usize),
-            memory: number("FOREBAY_MEMORY", 1, u64::MAX)?.map(|n| n as usize),
-            stages: get("FOREBAY_STAGES").unwrap_or_default(),
-            ..Config::default()
-        };
+        if let Some(jobs) = number("FOREBAY_IN_FLIGHT", 1, u64::MAX)? {
+            self.in_flight = Some(jobs as usize);
+        }
+        if let Some(bytes) = number("FOREBAY_MEMORY", 1, u64::MAX)? {
+            self.memory = Some(bytes as usize);
+        }
+        if let Some(stages) = get("FOREBAY_STAGES") {
+            self.stages = stages;
+        }
         if let Some(seconds) = number("FOREBAY_GRACE", 0, 86_400)? {
-            config.grace = Duration::from_secs(seconds);
+            self.grace = Duration::from_secs(seconds);
         }
         if let Some(attempts) = number("FOREBAY_MAX_ATTEMPTS", 1, u32::MAX.into())? {
-            config.max_attempts = attempts as u32;
+            self.max_attempts = attempts as u32;
         }
-        Ok(config)
+        Ok(self)
     }
 }
 
@@ -68,7 +72,7 @@ mod tests {
 
     #[test]
     fn reads_every_key() {
-        let config = Config::read(|key| {
+        let config = Config::default().with(|key| {
             Some(match key {
                 "FOREBAY_IN_FLIGHT" => "7".to_owned(),
                 "FOREBAY_GRACE" => " 9 ".to_owned(),
@@ -85,13 +89,13 @@ mod tests {
             stages: "a.limit=3".to_owned(),
         };
         assert_eq!(config.unwrap(), expected);
-        assert_eq!(Config::read(|_| None).unwrap(), Config::default());
+        assert_eq!(Config::default().with(|_| None).unwrap(), Config::default());
     }
 
     #[test]
     fn says_which_key_is_wrong() {
         for text in ["many", "-1", "100000"] {
-            let read = Config::read(|key| (key == "FOREBAY_GRACE").then(|| text.to_owned()));
+            let read = Config::default().with(|key| (key == "FOREBAY_GRACE").then(|| text.to_owned()));
             let why = read.unwrap_err().to_string();
             assert_eq!(why, format!("FOREBAY_GRACE is `{text}`, but should be a whole number, 0 to 86400"));
         }

@@ -3,6 +3,7 @@
 //! [`Job`] is a cheap handle: clone it freely into async stages. It knows nothing of the broker that delivered the
 //! job, and holding it does not keep the lease.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -69,7 +70,7 @@ pub enum Event {
 pub struct Job(Arc<Inner>);
 
 struct Inner {
-    id: String,
+    id: Cow<'static, str>,
     attempt: u32,
     meta: Meta,
     received: Instant,
@@ -81,11 +82,16 @@ struct Inner {
 
 impl Job {
     /// A job that no source delivered, such as a call of [`Running::call`](crate::Running::call).
-    pub fn new(id: impl Into<String>) -> Self {
+    pub fn new(id: impl Into<Cow<'static, str>>) -> Self {
         Job::delivered(id.into(), 1, Meta::default(), None)
     }
 
-    pub(crate) fn delivered(id: String, attempt: u32, meta: Meta, receipt: Option<Arc<dyn Receipt>>) -> Self {
+    pub(crate) fn delivered(
+        id: Cow<'static, str>,
+        attempt: u32,
+        meta: Meta,
+        receipt: Option<Arc<dyn Receipt>>,
+    ) -> Self {
         Job(Arc::new(Inner {
             id,
             attempt,

@@ -1,1 +1,16 @@
-//! What the integration tests share.
+//! What the integration tests share: waiting for a condition, stopping a device, models made of closures, and a
+//! source whose every call is written down.
+
+mod beside;
+mod gate;
+mod ledger;
+mod model;
+mod random;
+mod wait;
+
+pub use beside::{run_beside, start};
+pub use gate::Gate;
+pub use ledger::{Entry, Extend, Ledger, Settle};
+pub use model::{Func, model};
+pub use random::Random;
+pub use wait::{PATIENCE, eventually, stays, within};

@@ -407,3 +407,6 @@ fn fill(count: usize, weight: usize, batching: &Batching) -> f64 {
     let weight = batching.weight.map(|limit| weight as f64 / limit as f64);
     items.max(weight.unwrap_or(0.0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use super::batcher::{Batch, Batcher, Measure, Next, Origin, Request};
 use super::batching::Batching;
 use super::collator::{Collator, Prepared, collate};
 use super::outlook::Forecast;
-use super::{Call, ModelInbox, Waiter};
+use super::{Answers, Call, ModelInbox, Waiter};
 use crate::error::{Error, Fault, Result};
 use crate::model::{Admit, Collated, Model};
 use crate::pool::panic::{Failure, fence};
@@ -43,6 +43,7 @@ pub(crate) struct Plan<M: Model> {
     pub(crate) inbox: Arc<ModelInbox<M>>,
     pub(crate) forecast: Arc<Forecast>,
     pub(crate) meter: StageMeter,
+    pub(crate) answers: Answers<M::Output>,
 }
 
 impl<M: Model> Plan<M> {
@@ -98,6 +99,7 @@ impl<M: Model> Engine for ModelEngine<M> {
         self.plan.inbox.drain(&mut self.received);
         calls.append(&mut self.received);
         calls.into_iter().for_each(|call| self.admit(call));
+        self.plan.answers.flush();
     }
 
     fn next(&mut self, now: Instant) -> Next {
@@ -132,6 +134,7 @@ impl<M: Model> Engine for ModelEngine<M> {
             Ok(outputs) => self.answer(batch.origins.iter().copied().zip(outputs)),
             Err(why) => self.run_alone(&batch, why)?,
         }
+        self.plan.answers.flush();
         drop(entered);
         Ok(started.elapsed())
     }
@@ -145,8 +148,9 @@ impl<M: Model> Engine for ModelEngine<M> {
         let held = std::mem::take(&mut self.held);
         let waiters = held.into_iter().map(|call| call.waiter);
         for waiter in waiters.chain(self.batcher.fail_all()) {
-            waiter.answer(Err(why.clone()));
+            waiter.answer(Err(why.clone()), &mut self.plan.answers);
         }
+        self.plan.answers.flush();
     }
 }
 
@@ -168,11 +172,16 @@ impl<M: Model> ModelEngine<M> {
             return;
         };
         for item in call.items.iter().flatten() {
-            match fence(|| Ok(model.admit(item))) {
+            // Weight and key are asked for again, unfenced, when batches are cut: a panic would show here first.
+            let asked = fence(|| {
+                let _ = (M::weight(item), M::key(item));
+                Ok(model.admit(item))
+            });
+            match asked {
                 Ok(Admit::Now) => {}
                 Ok(Admit::Later) => return self.held.push(call),
-                Ok(Admit::Never(why)) => return call.waiter.answer(Err(why)),
-                Err(failure) => return call.waiter.answer(Err(failure.into_error())),
+                Ok(Admit::Never(why)) => return call.waiter.answer(Err(why), &mut self.plan.answers),
+                Err(failure) => return call.waiter.answer(Err(failure.into_error()), &mut self.plan.answers),
             }
         }
         let Call { items, waiter } = call;
@@ -259,13 +268,13 @@ impl<M: Model> ModelEngine<M> {
             let waited = done.started.saturating_duration_since(done.reply.queued);
             self.plan.meter.waited(waited);
             self.plan.meter.ran(done.started.elapsed());
-            done.reply.answer(Ok(done.outputs));
+            done.reply.answer(Ok(done.outputs), &mut self.plan.answers);
         }
     }
 
     fn fail(&mut self, origin: Origin, why: Error) {
         if let Some(waiter) = self.batcher.fail(origin) {
-            waiter.answer(Err(why));
+            waiter.answer(Err(why), &mut self.plan.answers);
         }
     }
 

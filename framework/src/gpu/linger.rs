@@ -226,3 +226,6 @@ fn age_of(seconds: f64) -> usize {
 fn age_begin(age: usize) -> f64 {
     if age == 0 { 0.0 } else { FIRST_AGE * ((age - 1) as f64 / AGES_PER_OCTAVE).exp2() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::model::Model;
 use crate::pool::places::Place;
+use crate::pool::replies::Replies;
 use inbox::Inbox;
 
 /// The way into one model's queue.
@@ -39,6 +40,9 @@ pub(crate) struct Call<I, O> {
 
 pub(crate) type ModelInbox<M> = Inbox<Call<<M as Model>::Input, <M as Model>::Output>>;
 
+/// Answers on their way to those who wait.
+pub(crate) type Answers<O> = Replies<(Result<Vec<O>>, Place)>;
+
 /// Who waits for the outputs. The place comes back with the answer, or is freed if nobody takes it.
 pub(crate) struct Waiter<O> {
     pub(crate) job: Job,
@@ -53,9 +57,11 @@ impl<O> Waiter<O> {
         self.reply.is_closed()
     }
 
-    pub(crate) fn answer(self, outputs: Result<Vec<O>>) {
-        // A caller that has gone meanwhile needs no answer.
-        let _ = self.reply.send((outputs, self.place));
+    pub(crate) fn answer(self, outputs: Result<Vec<O>>, replies: &mut Answers<O>)
+    where
+        O: Send + 'static,
+    {
+        replies.add(self.reply, (outputs, self.place));
     }
 }
 
@@ -66,12 +72,13 @@ impl<M: Model> Gpu<M> {
         job: &Job,
         items: Vec<Option<M::Input>>,
         place: Place,
+        span: Span,
     ) -> Result<(Vec<M::Output>, Place)> {
         if items.is_empty() {
             return Ok((Vec::new(), place));
         }
         let (reply, answer) = oneshot::channel();
-        let waiter = Waiter { job: job.clone(), place, reply, queued: Instant::now(), span: Span::current() };
+        let waiter = Waiter { job: job.clone(), place, reply, queued: Instant::now(), span };
         self.inbox.push(Call { items, waiter })?;
         let (outputs, place) = answer.await.map_err(|_| self.ended())?;
         Ok((outputs?, place))

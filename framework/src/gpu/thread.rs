@@ -15,7 +15,7 @@ use super::batcher::Next;
 use super::engine::Engine;
 use super::inbox::Waker;
 use crate::error::{Context, Error, Result};
-use crate::pool::queue::YIELDS;
+use crate::pool::queue::LINGER_AWAKE;
 use crate::telemetry::DeviceMeter;
 
 /// Makes an engine on the device thread.
@@ -97,7 +97,7 @@ impl Shared {
 }
 
 fn take_turns(engines: &mut [Shared], stop: &AtomicBool, meter: &DeviceMeter) -> Result<()> {
-    let mut yields = 0;
+    let mut free_since = Instant::now();
     loop {
         engines.iter_mut().for_each(|shared| shared.engine.receive());
         let now = Instant::now();
@@ -107,7 +107,7 @@ fn take_turns(engines: &mut [Shared], stop: &AtomicBool, meter: &DeviceMeter) ->
             let took = chosen.engine.run()?;
             chosen.used += took / chosen.engine.share();
             meter.busy(took);
-            yields = 0;
+            free_since = Instant::now();
             continue;
         }
         if stop.load(Ordering::Acquire) {
@@ -115,11 +115,10 @@ fn take_turns(engines: &mut [Shared], stop: &AtomicBool, meter: &DeviceMeter) ->
             return Ok(());
         }
         match choice {
-            _ if yields < YIELDS => std::thread::yield_now(),
+            _ if now - free_since < LINGER_AWAKE => std::thread::yield_now(),
             Choice::Wait(until) => std::thread::park_timeout(until - now),
             _ => std::thread::park(),
         }
-        yields += 1;
         meter.idle(now.elapsed());
     }
 }

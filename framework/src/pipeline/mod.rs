@@ -20,6 +20,7 @@ use crate::job::Job;
 use crate::model::Model;
 
 pub(crate) use budget::Budget;
+pub(crate) use options::apply as apply_options;
 pub(crate) use stage::{Chain, Stop};
 pub use start::Running;
 pub(crate) use start::{Pools, Starter, Walker};
@@ -54,11 +55,11 @@ pub(crate) use start::{Pools, Starter, Walker};
 /// # Ok::<(), forebay::Error>(()) }).unwrap();
 /// ```
 pub struct Pipeline<In, Out> {
-    stages: Vec<Stage>,
+    pub(crate) stages: Vec<Stage>,
     /// Types of the results with which stages may end a job early; they must all be the pipeline's own.
     ends: Vec<(&'static str, TypeId, &'static str)>,
     build: Arc<BuildFn<In, Out>>,
-    budget: Option<usize>,
+    pub(crate) budget: Option<usize>,
 }
 
 type BuildFn<In, Out> = dyn Fn(&mut Starter, &[Stage]) -> Result<Arc<dyn Chain<In, Out>>> + Send + Sync;
@@ -193,7 +194,7 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
     /// Changes the size of stages by name, as in `fetch.limit=32 embed.items=16`: from a setting, without a new
     /// build. Options: `limit` (io), `threads` and `places` (cpu), `items`, `weight` and `places` (gpu).
     pub fn configure(mut self, options: &str) -> Result<Self> {
-        options::apply(&mut self.stages, options)?;
+        apply_options(&mut self.stages.iter_mut().collect::<Vec<_>>(), options)?;
         Ok(self)
     }
 

@@ -1,10 +1,10 @@
-//! Stage options given as text, so that an operator can size a pipeline without a new build.
+//! Stage options given as text, so that an operator can size pipelines without a new build.
 
 use super::{Kind, Stage};
 use crate::error::{Classify, Context, Error, Result};
 
 /// Applies options such as `fetch.limit=32 embed.items=16`, separated by spaces or commas.
-pub(super) fn apply(stages: &mut [Stage], options: &str) -> Result<()> {
+pub(crate) fn apply(stages: &mut [&mut Stage], options: &str) -> Result<()> {
     let words = options.split([' ', ',']).filter(|word| !word.is_empty());
     for word in words {
         set(stages, word).with_context(|| format!("stage option `{word}`"))?;
@@ -12,7 +12,7 @@ pub(super) fn apply(stages: &mut [Stage], options: &str) -> Result<()> {
     Ok(())
 }
 
-fn set(stages: &mut [Stage], word: &str) -> Result<()> {
+fn set(stages: &mut [&mut Stage], word: &str) -> Result<()> {
     let shape = "should read `stage.option=number`";
     let (path, value) = word.split_once('=').ok_or_else(|| Error::invalid(shape))?;
     let (name, option) = path.rsplit_once('.').ok_or_else(|| Error::invalid(shape))?;

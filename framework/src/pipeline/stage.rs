@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
-use tracing::{Instrument, debug_span};
+use tracing::{Instrument, Span, debug_span};
 
 use super::{Budget, Stage, Starter};
 use crate::error::{Error, Result};
@@ -20,6 +20,7 @@ use crate::job::Job;
 use crate::model::Model;
 use crate::pool::cpu::Cpu;
 use crate::pool::places::{Place, Places};
+use crate::pool::replies::Replies;
 use crate::telemetry::StageMeter;
 
 /// A pipeline up to some stage.
@@ -74,6 +75,10 @@ impl Entry {
         Ok(place)
     }
 
+    fn span(&self) -> Span {
+        debug_span!("stage", name = self.name)
+    }
+
     fn blame(&self, why: Error) -> Stop {
         Stop::Error(why.context(format_args!("stage `{}`", self.name)))
     }
@@ -113,7 +118,7 @@ where
             let place = self.entry.enter(job, held).await?;
             let started = Instant::now();
             self.entry.meter.waited(started - asked);
-            let span = debug_span!("stage", name = self.entry.name);
+            let span = self.entry.span();
             let result = (self.f)(job.clone(), value).instrument(span).await;
             self.entry.meter.ran(started.elapsed());
             self.entry.leave(result.map(|value| (value, place)))
@@ -152,7 +157,7 @@ where
             let place = self.entry.enter(job, held).await?;
             let started = Instant::now();
             self.entry.meter.waited(started - asked);
-            let span = debug_span!("stage", name = self.entry.name);
+            let span = self.entry.span();
             let result = (self.f)(job.clone(), value).instrument(span).await;
             self.entry.meter.ran(started.elapsed());
             match self.entry.leave(result.map(|flow| (flow, place)))? {
@@ -178,7 +183,8 @@ impl<In, A: Send + 'static, B: Send + 'static> CpuStage<In, A, B> {
         let super::Kind::Cpu { threads, .. } = stage.kind else {
             return Err(Error::fatal("a CPU stage was described as another kind"));
         };
-        let (pool, threads) = Cpu::start(stage.name, threads.max(1), entry.meter.clone(), f)?;
+        let (pool, threads) =
+            Cpu::start(stage.name, threads.max(1), entry.meter.clone(), Replies::start(&starter.runtime), f)?;
         starter.close_later(pool.closer());
         starter.threads.extend(threads);
         Ok(CpuStage { before, entry, pool })
@@ -195,8 +201,8 @@ where
         Box::pin(async move {
             let (value, held) = self.before.run(job, input).await?;
             let place = self.entry.enter(job, held).await?;
-            let span = debug_span!("stage", name = self.entry.name);
-            let result = self.pool.run(job, value, place).instrument(span).await;
+            let span = self.entry.span();
+            let result = self.pool.run(job, value, place, span).await;
             self.entry.leave(result)
         })
     }
@@ -227,9 +233,9 @@ impl<M: Model, In: Send + 'static> Chain<In, M::Output> for GpuOne<M, In> {
         Box::pin(async move {
             let (item, held) = self.before.run(job, input).await?;
             let place = self.entry.enter(job, held).await?;
-            let span = debug_span!("stage", name = self.entry.name);
+            let span = self.entry.span();
             let items = vec![Some(item)];
-            let result = self.gpu.run(job, items, place).instrument(span).await;
+            let result = self.gpu.run(job, items, place, span).await;
             let (outputs, place) = self.entry.leave(result)?;
             let output = outputs
                 .into_iter()
@@ -270,9 +276,9 @@ where
         Box::pin(async move {
             let ((rest, items), held) = self.before.run(job, input).await?;
             let place = self.entry.enter(job, held).await?;
-            let span = debug_span!("stage", name = self.entry.name);
+            let span = self.entry.span();
             let items = items.into_iter().map(Some).collect();
-            let result = self.gpu.run(job, items, place).instrument(span).await;
+            let result = self.gpu.run(job, items, place, span).await;
             let (outputs, place) = self.entry.leave(result)?;
             Ok(((rest, outputs), place))
         })

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
+use tokio::runtime::Handle;
 
 use super::{Budget, Chain, Kind, Pipeline, Stage, Stop};
 use crate::error::{Error, Result};
@@ -21,6 +21,7 @@ use crate::gpu::thread::{self, Device};
 use crate::job::Job;
 use crate::model::Model;
 use crate::pool::panic::panicked;
+use crate::pool::replies::Replies;
 use crate::telemetry::StageMeter;
 
 /// What is gathered while pipelines are built: their pools, and the devices with the models they will load.
@@ -31,9 +32,12 @@ pub(crate) struct Starter {
     pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) budget: Budget,
     pub(crate) outlook: Outlook,
+    /// Where the jobs will run.
+    pub(crate) runtime: Handle,
 }
 
 impl Starter {
+    /// To be called on the runtime where the jobs will run.
     pub(crate) fn new() -> Self {
         Starter {
             names: HashSet::new(),
@@ -42,6 +46,7 @@ impl Starter {
             threads: Vec::new(),
             budget: Budget::new(None),
             outlook: Outlook::default(),
+            runtime: Handle::current(),
         }
     }
 
@@ -77,6 +82,7 @@ impl Starter {
             inbox: inbox.clone(),
             forecast: self.outlook.add(batching.items),
             meter,
+            answers: Replies::start(&self.runtime),
         };
         device.engines.push(Box::new(move || plan.load()));
         let name = stage.name;
@@ -142,7 +148,6 @@ impl Drop for Pools {
 pub struct Running<In, Out> {
     walker: Walker<In, Out>,
     outlook: Outlook,
-    calls: AtomicU64,
     pools: Option<Pools>,
 }
 
@@ -182,17 +187,16 @@ pub(super) async fn start<In: Send + 'static, Out: Send + 'static>(
     let walker = Walker::build(&mut starter, pipeline)?;
     let outlook = starter.outlook.clone();
     let pools = starter.finish().await?;
-    Ok(Running { walker, outlook, calls: AtomicU64::new(0), pools: Some(pools) })
+    Ok(Running { walker, outlook, pools: Some(pools) })
 }
 
 impl<In: Send + 'static, Out: Send + 'static> Running<In, Out> {
-    /// Runs one job through the pipeline.
+    /// Runs one job, named `call`, through the pipeline.
     ///
     /// # Errors
     /// What a stage said, with the stage's name before it.
     pub async fn call(&self, input: In) -> Result<Out> {
-        let number = self.calls.fetch_add(1, Ordering::Relaxed);
-        self.call_as(&Job::new(format!("call-{number}")), input).await
+        self.call_as(&Job::new("call"), input).await
     }
 
     /// Runs one job through the pipeline under a job of the caller's own.

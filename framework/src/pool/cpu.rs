@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::Span;
@@ -13,6 +13,7 @@ use tracing::Span;
 use super::panic::fence;
 use super::places::Place;
 use super::queue::Queue;
+use super::replies::Replies;
 use crate::error::{Context, Error, Result};
 use crate::job::Job;
 use crate::telemetry::StageMeter;
@@ -37,18 +38,19 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
         name: &'static str,
         threads: usize,
         meter: StageMeter,
+        replies: Replies<(Result<B>, Place)>,
         f: Arc<F>,
     ) -> Result<(Self, Vec<thread::JoinHandle<()>>)>
     where
         F: Fn(&Job, A) -> Result<B> + Send + Sync + 'static,
     {
-        let queue = Arc::new(Queue::new());
+        let queue = Arc::new(Queue::new(threads));
         let pool = Cpu { queue: queue.clone(), name };
         let spawn = |_| {
-            let (queue, meter, f) = (queue.clone(), meter.clone(), f.clone());
+            let (queue, meter, replies, f) = (queue.clone(), meter.clone(), replies.clone(), f.clone());
             thread::Builder::new()
                 .name(name.to_owned())
-                .spawn(move || serve(&queue, &meter, &*f))
+                .spawn(move || serve(&queue, &meter, replies, &*f))
                 .with_context(|| format!("starting a thread of stage `{name}`"))
         };
         let threads = (0..threads).map(spawn).collect::<Result<Vec<_>>>()?;
@@ -56,9 +58,9 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
     }
 
     /// Runs `f` on one of the threads. The place travels along, and is freed there if the caller goes away.
-    pub(crate) async fn run(&self, job: &Job, input: A, place: Place) -> Result<(B, Place)> {
+    pub(crate) async fn run(&self, job: &Job, input: A, place: Place, span: Span) -> Result<(B, Place)> {
         let (reply, answer) = oneshot::channel();
-        let task = Task { job: job.clone(), input, place, reply, queued: Instant::now(), span: Span::current() };
+        let task = Task { job: job.clone(), input, place, reply, queued: Instant::now(), span };
         let closed = || Error::transient(format_args!("stage `{}` is closed", self.name));
         self.queue.push(task).map_err(|_| closed())?;
         let (output, place) = answer.await.map_err(|_| closed())?;
@@ -72,20 +74,45 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
     }
 }
 
-fn serve<A, B>(queue: &Queue<Task<A, B>>, meter: &StageMeter, f: &impl Fn(&Job, A) -> Result<B>) {
-    while let Some(task) = queue.pop() {
-        if task.reply.is_closed() {
-            continue;
+/// A thread takes at once what it expects to run within this time, and answers it together: where a job is next to
+/// nothing, waking its task costs more than running it.
+const BURST: Duration = Duration::from_micros(50);
+/// The most that it takes at once.
+const MOST: usize = 64;
+
+fn serve<A, B: Send + 'static>(
+    queue: &Queue<Task<A, B>>,
+    meter: &StageMeter,
+    mut replies: Replies<(Result<B>, Place)>,
+    f: &impl Fn(&Job, A) -> Result<B>,
+) {
+    let mut tasks = Vec::new();
+    let mut typical = BURST;
+    while queue.pop(at_once(typical), &mut tasks) {
+        let begun = Instant::now();
+        let mut started = begun;
+        let count = tasks.len() as u32;
+        for task in tasks.drain(..).filter(|task| !task.reply.is_closed()) {
+            let Task { job, input, place, reply, queued, span } = task;
+            meter.waited(started - queued);
+            let output = {
+                let _entered = span.entered();
+                fence(|| f(&job, input)).map_err(|failure| failure.into_error())
+            };
+            let ended = Instant::now();
+            meter.ran(ended - started);
+            started = ended;
+            replies.add(reply, (output, place));
+            if ended - begun >= BURST {
+                replies.flush();
+            }
         }
-        let Task { job, input, place, .. } = task;
-        let started = Instant::now();
-        meter.waited(started - task.queued);
-        let output = {
-            let _entered = task.span.entered();
-            fence(|| f(&job, input)).map_err(|failure| failure.into_error())
-        };
-        meter.ran(started.elapsed());
-        // A caller that has gone meanwhile needs no answer.
-        let _ = task.reply.send((output, place));
+        replies.flush();
+        typical = (typical * 7 + (started - begun) / count) / 8;
     }
+}
+
+fn at_once(typical: Duration) -> usize {
+    let fit = BURST.as_nanos() / typical.as_nanos().max(1);
+    (fit as usize).clamp(1, MOST)
 }

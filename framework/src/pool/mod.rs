@@ -4,3 +4,4 @@ pub(crate) mod cpu;
 pub(crate) mod panic;
 pub(crate) mod places;
 pub(crate) mod queue;
+pub(crate) mod replies;

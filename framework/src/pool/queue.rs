@@ -8,11 +8,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// How often a thread lets others run before it sleeps: to be woken costs more than to look again, for the waker too.
-pub(crate) const YIELDS: usize = 8;
+/// How long a thread lets others run and looks again before it sleeps: about as long as it takes to wake it, which
+/// costs the waker too (competitive spinning, Karlin et al. 1991).
+pub(crate) const LINGER_AWAKE: Duration = Duration::from_micros(50);
 
 pub(crate) struct Queue<T> {
+    threads: usize,
     state: Mutex<State<T>>,
     ready: Condvar,
 }
@@ -24,9 +27,10 @@ struct State<T> {
 }
 
 impl<T> Queue<T> {
-    pub(crate) fn new() -> Self {
+    /// A queue that so many threads will take from.
+    pub(crate) fn new(threads: usize) -> Self {
         let state = State { items: VecDeque::new(), idle: 0, open: true };
-        Queue { state: Mutex::new(state), ready: Condvar::new() }
+        Queue { threads, state: Mutex::new(state), ready: Condvar::new() }
     }
 
     /// Queues an item, or gives it back if the queue is closed. Never blocks for room.
@@ -44,21 +48,23 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Waits for the next item; `None` once the queue is closed.
-    pub(crate) fn pop(&self) -> Option<T> {
-        let mut yields = 0;
+    /// Waits for items and moves at most `most` of them, and no more than a thread's fair part of what waits, to
+    /// `taken`. False once the queue is closed.
+    pub(crate) fn pop(&self, most: usize, taken: &mut Vec<T>) -> bool {
+        let mut waiting_since = None;
         let mut state = self.lock();
         loop {
-            if let Some(item) = state.items.pop_front() {
-                return Some(item);
+            if !state.items.is_empty() {
+                let part = state.items.len().div_ceil(self.threads);
+                taken.extend(state.items.drain(..part.min(most)));
+                return true;
             }
             if !state.open {
-                return None;
+                return false;
             }
-            if yields < YIELDS {
+            if waiting_since.get_or_insert_with(Instant::now).elapsed() < LINGER_AWAKE {
                 drop(state);
                 std::thread::yield_now();
-                yields += 1;
                 state = self.lock();
                 continue;
             }
@@ -92,7 +98,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn closing_releases_every_waiter() {
         for _ in 0..50 {
-            let queue = Arc::new(Queue::new());
+            let queue = Arc::new(Queue::new(2));
             let waiters: Vec<_> = (0..64)
                 .map(|_| {
                     let (reply, answer) = oneshot::channel::<()>();
@@ -102,11 +108,14 @@ mod tests {
                 .collect();
             let thread = {
                 let queue = queue.clone();
-                std::thread::spawn(move || (0..4).filter_map(|_| queue.pop()).count())
+                std::thread::spawn(move || {
+                    let mut taken = Vec::new();
+                    queue.pop(4, &mut taken);
+                    taken.len()
+                })
             };
             queue.close();
-            let taken = thread.join().unwrap();
-            assert!(taken <= 4);
+            assert!(thread.join().unwrap() <= 4);
             for waiter in waiters {
                 assert!(waiter.await.unwrap().is_err());
             }
@@ -115,9 +124,15 @@ mod tests {
     }
 
     #[test]
-    fn items_come_out_in_order() {
-        let queue = Queue::new();
+    fn items_come_out_in_order_and_in_fair_parts() {
+        let queue = Queue::new(2);
         (0..5).for_each(|i| queue.push(i).unwrap());
-        assert_eq!((0..5).filter_map(|_| queue.pop()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        let mut taken = Vec::new();
+        assert!(queue.pop(9, &mut taken));
+        assert_eq!(taken, [0, 1, 2], "half of five, rounded up");
+        assert!(queue.pop(1, &mut taken));
+        assert_eq!(taken, [0, 1, 2, 3], "no more than asked for");
+        queue.close();
+        assert!(!queue.pop(1, &mut taken), "what was queued is dropped");
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Control {
     settling: FuturesUnordered<BoxFuture<'static, (u64, Verdict, Result<()>)>>,
     report: Report,
     failure: Option<Error>,
+    /// Whether a job was stopped before its end: its stage may still be at work on it.
+    cut_off: bool,
 }
 
 /// A source, when it is not receiving.
@@ -80,7 +82,7 @@ struct Received {
 pub(super) struct End {
     pub(super) report: Report,
     pub(super) failure: Option<Error>,
-    /// Whether every job's task has ended.
+    /// Whether every job came to its end by itself, so that no thread is at work for one that was cut off.
     pub(super) all_ended: bool,
 }
 
@@ -110,6 +112,7 @@ impl Control {
             settling: FuturesUnordered::new(),
             report: Report::default(),
             failure: None,
+            cut_off: false,
         }
     }
 
@@ -216,7 +219,7 @@ impl Control {
         let name = self.sources[source].name;
         let span = info_span!("job", id = %delivery.id, source = name, attempt = delivery.attempt);
         let receipt = Some(delivery.receipt.clone());
-        let job = Job::delivered(delivery.id.clone(), delivery.attempt, delivery.meta.clone(), receipt);
+        let job = Job::delivered(delivery.id.clone().into(), delivery.attempt, delivery.meta.clone(), receipt);
         let number = self.leases.enter(Instant::now(), source, &delivery, job.clone());
         let lease = Lease::new(number, self.to_outcomes.clone());
         let walk = run(self.routes.clone(), job, delivery.payload, lease, self.config.max_attempts);
@@ -353,6 +356,7 @@ impl Control {
         held.job.cancel();
         if let Some(task) = &held.task {
             task.abort();
+            self.cut_off = true;
         }
         self.leases.forget_renewal(number);
         if job_ended {
@@ -384,7 +388,7 @@ impl Control {
                 "some verdicts were not told in time; their jobs will be delivered again"
             );
         }
-        let all_ended = self.leases.iter().all(|held| held.task.is_none());
+        let all_ended = !self.cut_off && self.leases.len() == 0;
         End { report: self.report, failure: self.failure, all_ended }
     }
 
@@ -429,6 +433,7 @@ impl Control {
             held.job.cancel();
             if let Some(task) = &held.task {
                 task.abort();
+                self.cut_off = true;
             }
             match &mut held.state {
                 State::Working => self.settle(number, Verdict::give_back()),

@@ -11,10 +11,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout_at;
 use tracing::{debug, warn};
 
-use crate::config::Config;
 use crate::error::{DeadlinePassed, Error, Fault, Result};
 use crate::job::Job;
-use crate::pipeline::{Pipeline, Starter, Walker};
+use crate::pipeline::{Pipeline, Stage, Starter, Walker};
 use crate::pool::panic::panicked;
 use crate::verdict::{Verdict, judge};
 
@@ -125,24 +124,21 @@ pub(super) trait Handle: Send + Sync {
 
 /// A pipeline with its codec, before it runs.
 pub(super) trait AnyRoute: Send {
-    fn configure(&mut self, config: &Config) -> Result<()>;
+    fn stages(&mut self) -> &mut [Stage];
+    fn set_budget(&mut self, bytes: Option<usize>);
     fn describe(&self) -> String;
     fn places(&self) -> usize;
     fn build(&self, starter: &mut Starter) -> Result<Arc<dyn Handle>>;
 }
 
 pub(super) struct Route<In, Out, D, E> {
-    pipeline: Option<Pipeline<In, Out>>,
+    pipeline: Pipeline<In, Out>,
     codec: Arc<(D, E)>,
 }
 
 impl<In, Out, D, E> Route<In, Out, D, E> {
     pub(super) fn new(pipeline: Pipeline<In, Out>, decode: D, encode: E) -> Self {
-        Route { pipeline: Some(pipeline), codec: Arc::new((decode, encode)) }
-    }
-
-    fn pipeline(&self) -> Result<&Pipeline<In, Out>> {
-        self.pipeline.as_ref().ok_or_else(|| Error::invalid("its stage options were wrong"))
+        Route { pipeline, codec: Arc::new((decode, encode)) }
     }
 }
 
@@ -153,27 +149,24 @@ where
     D: Fn(&Job, Bytes) -> Result<In> + Send + Sync + 'static,
     E: Fn(&Job, Out) -> Result<Bytes> + Send + Sync + 'static,
 {
-    fn configure(&mut self, config: &Config) -> Result<()> {
-        let Some(mut pipeline) = self.pipeline.take() else {
-            return Ok(());
-        };
-        if let Some(bytes) = config.memory {
-            pipeline = pipeline.budget(bytes);
-        }
-        self.pipeline = Some(pipeline.configure(&config.stages)?);
-        Ok(())
+    fn stages(&mut self) -> &mut [Stage] {
+        &mut self.pipeline.stages
+    }
+
+    fn set_budget(&mut self, bytes: Option<usize>) {
+        self.pipeline.budget = bytes.or(self.pipeline.budget);
     }
 
     fn describe(&self) -> String {
-        self.pipeline().map(ToString::to_string).unwrap_or_default()
+        self.pipeline.to_string()
     }
 
     fn places(&self) -> usize {
-        self.pipeline().map_or(0, Pipeline::places)
+        self.pipeline.places()
     }
 
     fn build(&self, starter: &mut Starter) -> Result<Arc<dyn Handle>> {
-        let walker = Walker::build(starter, self.pipeline()?)?;
+        let walker = Walker::build(starter, &self.pipeline)?;
         let codec = self.codec.clone();
         Ok(Arc::new(Coded { walker, codec }))
     }

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::error::{Context, Error, Fault, Result};
 use crate::job::Job;
-use crate::pipeline::{Pipeline, Starter};
+use crate::pipeline::{Pipeline, Starter, apply_options};
 use crate::source::{AnySource, Source};
 use control::{Control, End};
 use job::{AnyRoute, Route, Routes};
@@ -174,11 +174,14 @@ impl Worker {
     }
 
     fn config(&mut self) -> Result<Config> {
-        let mut config = Config::from_env()?;
+        let mut config = Config::default();
         self.settings.drain(..).for_each(|set| set(&mut config));
+        let config = config.with_env()?;
         for (_, route) in &mut self.routes {
-            route.configure(&config)?;
+            route.set_budget(config.memory);
         }
+        let stages = self.routes.iter_mut().flat_map(|(_, route)| route.stages());
+        apply_options(&mut stages.collect::<Vec<_>>(), &config.stages)?;
         Ok(config)
     }
 
