@@ -12,7 +12,7 @@ use crate::verdict::Verdict;
 #[cfg(feature = "telemetry")]
 mod recorder;
 #[cfg(feature = "telemetry")]
-pub use recorder::{Snapshot, Summary, Telemetry, init};
+pub use recorder::{Snapshot, Summary, Telemetry, init, init_at};
 
 /// Jobs settled, by `source` and `verdict`.
 pub const JOBS: &str = "forebay_jobs_total";

@@ -7,6 +7,7 @@ mod ledger;
 mod model;
 mod random;
 mod wait;
+mod worked;
 
 pub use beside::{run_beside, start};
 pub use gate::Gate;
@@ -14,3 +15,4 @@ pub use ledger::{Entry, Extend, Ledger, Settle};
 pub use model::{Func, model};
 pub use random::Random;
 pub use wait::{PATIENCE, eventually, stays, within};
+pub use worked::worked;

@@ -2,6 +2,8 @@
 //! the budget's bytes are held, and never more than `in_flight` deliveries are unsettled. When the device goes on,
 //! everything does: no chain of stages, however small, can deadlock.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -307,16 +309,16 @@ fn random_chain(random: &mut Random) -> Pipeline<Load, Load> {
         let batching = Batching::items(random.range(1, 4)).places(random.range(1, 6)).device(random.below(2));
         pipeline = match random.below(5) {
             0 => pipeline.io(name, random.range(1, 3), move |_, load: Load| async move {
-                if load.0 % 2 == 0 {
+                if load.0.is_multiple_of(2) {
                     tokio::task::yield_now().await;
                 }
-                match index == 1 && load.0 % 7 == 0 {
+                match index == 1 && load.0.is_multiple_of(7) {
                     true => Err(Error::failed("a seventh")),
                     false => Ok(load),
                 }
             }),
             1 => pipeline.gate(name, random.range(1, 3), async |_, load: Load| {
-                Ok(if load.0 % 5 == 0 { ControlFlow::Break(load) } else { ControlFlow::Continue(load) })
+                Ok(if load.0.is_multiple_of(5) { ControlFlow::Break(load) } else { ControlFlow::Continue(load) })
             }),
             2 => pipeline.cpu(name, random.range(1, 2), |_, load| Ok(load)),
             3 => pipeline.gpu(name, batching, || Ok(model(|loads: &[Load]| Ok(loads.to_vec())))),

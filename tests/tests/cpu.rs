@@ -1,6 +1,8 @@
 //! The threads of a CPU stage: a job that takes long, or for ever, holds up only the thread that it is on, and a job
 //! whose caller has gone is not run. Held with jobs that are next to nothing beside one that stands still.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 

@@ -1,6 +1,8 @@
 //! I6: after SIGTERM a worker ends within its grace and the time to settle, whatever user code does, and what it held
 //! is free again at once. Its exit code tells a platform to start elsewhere only after a fault of the node.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -153,6 +155,11 @@ fn a_source_that_does_not_hear_verdicts() {
 }
 
 #[test]
+fn the_sources_end_though_a_rejected_job_hangs() {
+    Drained::start("deadline").ended().is("report", "0 done, 0 given back, 1 rejected, 0 lost");
+}
+
+#[test]
 fn run_ends_with_0_after_a_signal() {
     assert_eq!(Drained::start("run-stopped").ready().terminate().ended().code, Some(0));
 }
@@ -228,6 +235,7 @@ impl<T: Send> Probe<T> {
     }
 }
 
+#[allow(dead_code, reason = "used where the value is not `Send`")]
 trait Otherwise {
     fn is_send(&self) -> bool {
         false

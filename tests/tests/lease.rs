@@ -2,6 +2,8 @@
 //! do; what was lost is never settled, and what is being settled is never extended. A busy device, busy pools and a
 //! busy runtime delay no lease.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -225,7 +227,9 @@ fn nothing_that_is_busy_delays_a_lease() {
     blocks(&queue, "gpu", 3);
     let worker = Worker::new(io).route("cpu", cpu).route("gpu", gpu).source(queue.clone()).in_flight(16);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut ended = runtime.block_on(async { start(worker) });
+    let entered = runtime.enter();
+    let mut ended = start(worker);
+    drop(entered);
     eventually("the pools are blocked", || gate.waiting() == 3 && queue.leased() == 6);
     for n in 0..4 {
         queue.push(format!("io-{n}"), "1");

@@ -2,10 +2,12 @@
 //! itself is to blame the device ends, fails every waiter and hangs none. After each contained panic the next job
 //! succeeds.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use forebay::{Batching, Error, Fault, Model, Pipeline, Result, Running};
+use forebay::{Admit, Batching, Error, Fault, Model, Pipeline, Result, Running};
 use forebay_tests::{Gate, eventually, model, within};
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
@@ -239,6 +241,42 @@ async fn a_weight_or_key_that_panics_fails_its_own_job() {
         assert!(why.to_string().contains(message), "{why}");
         assert_eq!(within("the next job", running.call(1)).await.unwrap(), 1);
     }
+}
+
+/// A model that is half changed when its `admit` panics.
+struct Admitting(bool);
+
+impl Model for Admitting {
+    type Input = i32;
+    type Output = i32;
+
+    fn infer(&mut self, items: &[i32]) -> Result<Vec<i32>> {
+        assert!(!self.0, "half changed");
+        Ok(items.to_vec())
+    }
+
+    fn admit(&mut self, &item: &i32) -> Admit {
+        self.0 = true;
+        assert_ne!(item, -1, "cannot admit it");
+        self.0 = false;
+        Admit::Now
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_panics_in_admit_is_made_anew() {
+    let loads = Arc::new(AtomicUsize::new(0));
+    let counts = loads.clone();
+    let pipeline = Pipeline::new().gpu("admitting", Batching::items(4), move || {
+        counts.fetch_add(1, SeqCst);
+        Ok(Admitting(false))
+    });
+    let running = Arc::new(pipeline.start().await.unwrap());
+    let why = within("the guilty item", call(&running, -1)).await.unwrap().unwrap_err();
+    assert_eq!(why.fault(), Fault::Failed);
+    assert!(why.to_string().contains("cannot admit it"), "{why}");
+    assert_eq!(within("the next", call(&running, 1)).await.unwrap().unwrap(), 1);
+    assert_eq!(loads.load(SeqCst), 2, "what was borrowed by code that panicked is not used again");
 }
 
 /// A model that is ill from its warm-up on, or is never loaded.

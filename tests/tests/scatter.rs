@@ -1,6 +1,8 @@
 //! I4 and I5: a job's outputs come in the order of its items, whatever batches they ran in, and each item runs once;
 //! a job of one item is not held up by a job of thousands. Batches keep to the limits that the stage was given.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};

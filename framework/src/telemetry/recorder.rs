@@ -27,7 +27,15 @@ pub struct Telemetry(Arc<Registry<Key, Cells>>);
 /// # Errors
 /// If a subscriber or recorder is installed already.
 pub fn init() -> Result<Telemetry> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    init_at("info")
+}
+
+/// [`init`] with another level of logs where `RUST_LOG` does not say.
+///
+/// # Errors
+/// If a subscriber or recorder is installed already.
+pub fn init_at(level: &str) -> Result<Telemetry> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use forebay::source::memory::Memory;
-use forebay::{Batching, Bytes, Error, Job, Pipeline, Result, Worker};
+use forebay::{Batching, Bytes, Error, Job, Meta, Pipeline, Result, Worker};
 use forebay_tests::{Extend, Gate, Ledger, Settle, eventually, model};
 
 const GRACE: Duration = Duration::from_millis(300);
@@ -43,6 +43,16 @@ fn main() -> ExitCode {
                 Err(Error::fatal("no device")).map(|()| model(infer))
             });
             runtime.block_on(Worker::bytes(pipeline).source(queue()).run())
+        }
+        "deadline" => {
+            // One job that is rejected while its stage hangs; then the source is at its end.
+            let queue = Memory::new();
+            let deadline = Some(tokio::time::Instant::now() + GRACE);
+            queue.push_with("late", "x", Meta { deadline, ..Meta::default() });
+            queue.close();
+            let report = runtime.block_on(Worker::bytes(cpu(Gate::new(), forever)).source(queue).run_once());
+            println!("report={}", report.expect("no source fails"));
+            std::process::exit(0)
         }
         "settle-hangs" => settle_hangs(&runtime),
         _ => once(&runtime, &scenario),
