@@ -24,7 +24,8 @@ fn folder() -> (tempfile::TempDir, String, String) {
     let at = tempfile::tempdir().expect("a folder for the test");
     let [inbox, outbox] = ["in", "out"].map(|name| at.path().join(name).display().to_string());
     fs::create_dir(&inbox).expect("the inbox");
-    fs::write(format!("{inbox}/good.txt"), "A turbine turns. The basin before it keeps it at full flow.").expect("a file");
+    fs::write(format!("{inbox}/good.txt"), "A turbine turns. The basin before it keeps it at full flow.")
+        .expect("a file");
     (at, inbox, outbox)
 }
 
@@ -46,7 +47,8 @@ fn bad_documents_are_named_and_the_others_are_done() {
         ("unreadable.txt", "cannot read", "check that it exists and may be read"),
         ("huge.txt", "has 190.7 MiB, more than the limit of 16.0 MiB", "split it, or raise --max-bytes"),
     ] {
-        let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("failed: ") && line.contains(file)).collect();
+        let lines: Vec<&str> =
+            said.lines().filter(|line| line.starts_with("failed: ") && line.contains(file)).collect();
         assert_eq!(lines.len(), 1, "one line about {file} in: {said}");
         assert!(lines[0].contains(problem) && lines[0].contains(advice), "{}", lines[0]);
         assert!(Path::new(&format!("{outbox}/{file}.failed.json")).exists(), "{file} leaves a file that says why");
@@ -76,7 +78,11 @@ fn what_keeps_it_from_starting_is_said() {
     let cases: [(&Path, &[&str], &[&str]); 4] = [
         (&missing, &[&inbox, &outbox], &["missing"]),
         (&truncated, &[&inbox, &outbox], &["model.safetensors", "truncated"]),
-        (&good, &[&inbox, &outbox, "--stage", "raed.limit=3"], &["there is no stage `raed`", "read, cut, embed, write"]),
+        (
+            &good,
+            &[&inbox, &outbox, "--stage", "raed.limit=3"],
+            &["there is no stage `raed`", "read, cut, embed, write"],
+        ),
         (&good, &["/no/such/inbox", &outbox], &["`/no/such/inbox` is not a folder"]),
     ];
     for (weights, arguments, words) in cases {

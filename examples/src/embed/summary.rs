@@ -25,9 +25,19 @@ impl fmt::Display for Summary {
         let embedded = items.mean * items.count as f64;
         let seconds = self.took.as_secs_f64();
         let (busy, idle) = (snapshot.counter(GPU_BUSY, &[]) as f64, snapshot.counter(GPU_IDLE, &[]) as f64);
-        writeln!(f, "documents   {} ({} failed), {} passages in all", self.report.done, self.report.rejected, self.passages)?;
+        writeln!(
+            f,
+            "documents   {} ({} failed), {} passages in all",
+            self.report.done, self.report.rejected, self.passages
+        )?;
         writeln!(f, "embedded    {embedded:.0} passages in {seconds:.1} s, {:.1} passages/s", embedded / seconds)?;
-        writeln!(f, "batches     {} of {:.1} passages, mean fill {:.0} %", items.count, items.mean, 100.0 * snapshot.summary(BATCH_FILL, &[]).mean)?;
+        writeln!(
+            f,
+            "batches     {} of {:.1} passages, mean fill {:.0} %",
+            items.count,
+            items.mean,
+            100.0 * snapshot.summary(BATCH_FILL, &[]).mean
+        )?;
         writeln!(f, "device busy {:.0} %", 100.0 * busy / (busy + idle).max(1.0))?;
         write!(f, "stage   wait p50      p99   run p50      p99   (ms)")?;
         for stage in ["read", "cut", "embed", "write"] {

@@ -70,7 +70,7 @@ pub(crate) struct Batcher<I, O, R> {
     turns: BTreeMap<Turn, usize>,
     tickets: u64,
     waiting: usize,
-    waiting_weight: usize,
+    waiting_weight: u128,
     /// Since when the device could have run what waits; the start of a fixed linger.
     idle_since: Option<Instant>,
 }
@@ -125,7 +125,8 @@ impl<I, O, R> Batcher<I, O, R> {
         let turn = (due(&request, request.arrived), ticket);
         let count = request.items.len();
         self.waiting += count;
-        self.waiting_weight += request.items.iter().flatten().map(self.measure.weight).sum::<usize>();
+        let weights = request.items.iter().flatten().map(self.measure.weight);
+        self.waiting_weight += weights.map(|weight| weight as u128).sum::<u128>();
         (0..count).for_each(|_| self.linger.arrived(request.arrived));
         let work = Work {
             ticket,
@@ -152,7 +153,7 @@ impl<I, O, R> Batcher<I, O, R> {
 
     /// Whether what waits fills a batch.
     pub(crate) fn is_full(&self) -> bool {
-        let heavy = |limit| self.waiting_weight >= limit;
+        let heavy = |limit| self.waiting_weight >= limit as u128;
         self.waiting >= self.batching.items || self.batching.weight.is_some_and(heavy)
     }
 
@@ -175,7 +176,10 @@ impl<I, O, R> Batcher<I, O, R> {
 
     /// How many items of the weight seen now make a full batch.
     fn full(&self) -> usize {
-        let by_weight = |limit: usize| (limit * self.waiting).div_ceil(self.waiting_weight.max(1));
+        let by_weight = |limit: usize| {
+            let count = (limit as u128).saturating_mul(self.waiting as u128).div_ceil(self.waiting_weight.max(1));
+            usize::try_from(count).unwrap_or(usize::MAX)
+        };
         let by_weight = self.batching.weight.map_or(usize::MAX, by_weight);
         by_weight.clamp(1, self.batching.items)
     }
@@ -242,6 +246,11 @@ impl<I, O, R> Batcher<I, O, R> {
         })
     }
 
+    /// Whether an item's output is still wanted.
+    pub(crate) fn wants(&mut self, origin: Origin) -> bool {
+        self.find(origin).is_some()
+    }
+
     fn find(&mut self, origin: Origin) -> Option<&mut Work<I, O, R>> {
         let work = self.work[origin.slot].as_mut()?;
         (work.ticket == origin.ticket).then_some(work)
@@ -254,25 +263,26 @@ impl<I, O, R> Batcher<I, O, R> {
             self.turns.remove(&work.turn);
             self.waiting -= work.waiting;
             let left = work.request.items.iter().flatten();
-            self.waiting_weight -= left.map(self.measure.weight).sum::<usize>();
+            self.waiting_weight -= left.map(|item| (self.measure.weight)(item) as u128).sum::<u128>();
         }
         Some(work)
     }
 
     fn drop_gone(&mut self, gone: &impl Fn(&R) -> bool) {
-        let is_gone = |&slot: &usize| self.work[slot].as_ref().is_some_and(|w| gone(&w.request.reply));
-        let looked_at = self.turns.values().copied().take(self.window());
-        let found: Vec<usize> = looked_at.filter(is_gone).collect();
-        let any = !found.is_empty();
-        found.into_iter().for_each(|slot| drop(self.remove(slot)));
-        if any {
-            self.drop_gone(gone);
+        loop {
+            let is_gone = |&slot: &usize| self.work[slot].as_ref().is_some_and(|w| gone(&w.request.reply));
+            let looked_at = self.turns.values().copied().take(self.window());
+            let found: Vec<usize> = looked_at.filter(is_gone).collect();
+            if found.is_empty() {
+                return;
+            }
+            found.into_iter().for_each(|slot| drop(self.remove(slot)));
         }
     }
 
     /// How many items may be chosen from.
     fn window(&self) -> usize {
-        self.batching.items * if self.batching.padded { SORT_BATCHES } else { 1 }
+        self.batching.items.saturating_mul(if self.batching.padded { SORT_BATCHES } else { 1 })
     }
 
     /// Items in the order of their turn: one of each job, then a second one of each, and so on. All are of the first
@@ -325,7 +335,7 @@ impl<I, O, R> Batcher<I, O, R> {
             work.started.get_or_insert(now);
             work.waiting -= 1;
             self.waiting -= 1;
-            self.waiting_weight -= pick.weight;
+            self.waiting_weight -= pick.weight as u128;
             batch.inputs.push(input);
             batch.origins.push(Origin { slot: pick.slot, ticket: work.ticket, index: pick.index });
         }
@@ -359,12 +369,12 @@ fn due<I, R>(request: &Request<I, R>, from: Instant) -> Instant {
 /// Keeps the picks whose weights sum up to no more than the limit, always the first. Returns the fill.
 fn fit_summed(picks: &mut Vec<Pick>, batching: &Batching) -> f64 {
     let limit = batching.weight.unwrap_or(usize::MAX);
-    let mut total = 0;
+    let mut total: usize = 0;
     let mut count = 0;
     picks.retain(|pick| {
-        let fits = count == 0 || (count < batching.items && total + pick.weight <= limit);
+        let fits = count == 0 || (count < batching.items && total.saturating_add(pick.weight) <= limit);
         if fits {
-            total += pick.weight;
+            total = total.saturating_add(pick.weight);
             count += 1;
         }
         fits
@@ -388,7 +398,7 @@ fn fit_padded(picks: &mut Vec<Pick>, batching: &Batching) -> f64 {
         }
         let padding = |run: &std::ops::Range<usize>| {
             let run = &picks[run.clone()];
-            run.iter().map(|pick| run[run.len() - 1].weight - pick.weight).sum::<usize>()
+            run.iter().map(|pick| (run[run.len() - 1].weight - pick.weight) as u128).sum::<u128>()
         };
         let run = start..last + 1;
         if run.len() > best.len() || (run.len() == best.len() && padding(&run) < padding(&best)) {
@@ -399,7 +409,7 @@ fn fit_padded(picks: &mut Vec<Pick>, batching: &Batching) -> f64 {
     let count = best.len();
     picks.drain(best.end..);
     picks.drain(..best.start);
-    fill(count, heaviest * count, batching)
+    fill(count, heaviest.saturating_mul(count), batching)
 }
 
 fn fill(count: usize, weight: usize, batching: &Batching) -> f64 {

@@ -65,7 +65,7 @@ impl Batching {
     }
 
     pub(crate) fn place_count(&self) -> usize {
-        self.places.unwrap_or(4 * self.items)
+        self.places.unwrap_or(self.items.saturating_mul(4))
     }
 }
 

@@ -19,10 +19,13 @@ use crate::model::{Admit, Collated, Model};
 use crate::pool::panic::{Failure, fence};
 use crate::telemetry::{BatchMeter, StageMeter};
 
+/// How long a model that is idle, and yet takes no more, is left before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+
 /// An engine as the device thread sees it, whatever its model.
 pub(crate) trait Engine {
-    /// Takes in what has come since.
-    fn receive(&mut self);
+    /// Takes in what has come since. An error is fatal.
+    fn receive(&mut self) -> Result<()>;
     /// What to do now that the device is free.
     fn next(&mut self, now: Instant) -> Next;
     /// Runs one batch and answers it. How long the device worked; an error is fatal.
@@ -94,19 +97,21 @@ struct ModelEngine<M: Model> {
 }
 
 impl<M: Model> Engine for ModelEngine<M> {
-    fn receive(&mut self) {
+    fn receive(&mut self) -> Result<()> {
         let mut calls = std::mem::take(&mut self.held);
         self.plan.inbox.drain(&mut self.received);
         calls.append(&mut self.received);
-        calls.into_iter().for_each(|call| self.admit(call));
-        self.plan.answers.flush();
+        calls.into_iter().try_for_each(|call| self.admit(call))
     }
 
     fn next(&mut self, now: Instant) -> Next {
         if self.collator.as_ref().is_some_and(Collator::holds) {
             return Next::Run;
         }
-        self.batcher.next(now)
+        match self.batcher.next(now) {
+            Next::Empty if !self.held.is_empty() => Next::Wait(now + ASK_AGAIN),
+            next => next,
+        }
     }
 
     fn run(&mut self) -> Result<Duration> {
@@ -134,7 +139,6 @@ impl<M: Model> Engine for ModelEngine<M> {
             Ok(outputs) => self.answer(batch.origins.iter().copied().zip(outputs)),
             Err(why) => self.run_alone(&batch, why)?,
         }
-        self.plan.answers.flush();
         drop(entered);
         Ok(started.elapsed())
     }
@@ -148,9 +152,8 @@ impl<M: Model> Engine for ModelEngine<M> {
         let held = std::mem::take(&mut self.held);
         let waiters = held.into_iter().map(|call| call.waiter);
         for waiter in waiters.chain(self.batcher.fail_all()) {
-            waiter.answer(Err(why.clone()), &mut self.plan.answers);
+            waiter.answer(Err(why.clone()), &self.plan.answers);
         }
-        self.plan.answers.flush();
     }
 }
 
@@ -163,15 +166,14 @@ impl<M: Model> Drop for ModelEngine<M> {
 }
 
 impl<M: Model> ModelEngine<M> {
-    fn admit(&mut self, call: Call<M::Input, M::Output>) {
+    fn admit(&mut self, call: Call<M::Input, M::Output>) -> Result<()> {
         if call.waiter.is_gone() {
-            return;
+            return Ok(());
         }
-        let Some(model) = &mut self.model else {
-            self.held.push(call);
-            return;
-        };
         for item in call.items.iter().flatten() {
+            let Some(model) = &mut self.model else {
+                return Err(self.gone());
+            };
             // Weight and key are asked for again, unfenced, when batches are cut: a panic would show here first.
             let asked = fence(|| {
                 let _ = (M::weight(item), M::key(item));
@@ -179,9 +181,22 @@ impl<M: Model> ModelEngine<M> {
             });
             match asked {
                 Ok(Admit::Now) => {}
-                Ok(Admit::Later) => return self.held.push(call),
-                Ok(Admit::Never(why)) => return call.waiter.answer(Err(why), &mut self.plan.answers),
-                Err(failure) => return call.waiter.answer(Err(failure.into_error()), &mut self.plan.answers),
+                Ok(Admit::Later) => {
+                    self.held.push(call);
+                    return Ok(());
+                }
+                Ok(Admit::Never(why)) => {
+                    call.waiter.answer(Err(why), &self.plan.answers);
+                    return Ok(());
+                }
+                Err(failure) => {
+                    if matches!(failure, Failure::Panic(_)) {
+                        self.model = None;
+                    }
+                    let why = self.survive(failure)?;
+                    call.waiter.answer(Err(why), &self.plan.answers);
+                    return Ok(());
+                }
             }
         }
         let Call { items, waiter } = call;
@@ -192,6 +207,7 @@ impl<M: Model> ModelEngine<M> {
             deadline: waiter.job.deadline().map(|deadline| deadline.into_std()),
             reply: waiter,
         });
+        Ok(())
     }
 
     /// The batch that was prepared while the last one ran, or else a new one.
@@ -239,8 +255,7 @@ impl<M: Model> ModelEngine<M> {
     ) -> Result<Vec<M::Output>, Failure> {
         let name = self.plan.name;
         let Some(model) = &mut self.model else {
-            let why = format_args!("the model of stage `{name}` is gone").to_string();
-            return Err(Failure::Error(Error::fatal(why)));
+            return Err(Failure::Error(self.gone()));
         };
         match fence(|| run(model)) {
             Ok(outputs) if outputs.len() == inputs.len() => {
@@ -260,6 +275,10 @@ impl<M: Model> ModelEngine<M> {
         }
     }
 
+    fn gone(&self) -> Error {
+        Error::fatal(format_args!("the model of stage `{}` is gone", self.plan.name))
+    }
+
     fn answer(&mut self, outputs: impl Iterator<Item = (Origin, M::Output)>) {
         for (origin, output) in outputs {
             let Some(done) = self.batcher.complete(origin, output) else {
@@ -268,13 +287,13 @@ impl<M: Model> ModelEngine<M> {
             let waited = done.started.saturating_duration_since(done.reply.queued);
             self.plan.meter.waited(waited);
             self.plan.meter.ran(done.started.elapsed());
-            done.reply.answer(Ok(done.outputs), &mut self.plan.answers);
+            done.reply.answer(Ok(done.outputs), &self.plan.answers);
         }
     }
 
     fn fail(&mut self, origin: Origin, why: Error) {
         if let Some(waiter) = self.batcher.fail(origin) {
-            waiter.answer(Err(why), &mut self.plan.answers);
+            waiter.answer(Err(why), &self.plan.answers);
         }
     }
 
@@ -287,6 +306,10 @@ impl<M: Model> ModelEngine<M> {
         let why = self.survive(failure)?;
         warn!(stage = self.plan.name, items = batch.inputs.len(), error = %why, "batch failed, running its items alone");
         for (input, &origin) in batch.inputs.iter().zip(&batch.origins) {
+            // The rest of a job that has failed is not run: many bad items of one job are one job's fault.
+            if !self.batcher.wants(origin) {
+                continue;
+            }
             let alone = std::slice::from_ref(input);
             match self.fenced(alone, |model| model.infer(alone)) {
                 Ok(outputs) => self.answer(outputs.into_iter().map(|output| (origin, output))),

@@ -57,11 +57,11 @@ impl<O> Waiter<O> {
         self.reply.is_closed()
     }
 
-    pub(crate) fn answer(self, outputs: Result<Vec<O>>, replies: &mut Answers<O>)
+    pub(crate) fn answer(self, outputs: Result<Vec<O>>, replies: &Answers<O>)
     where
         O: Send + 'static,
     {
-        replies.add(self.reply, (outputs, self.place));
+        replies.send(self.reply, (outputs, self.place));
     }
 }
 

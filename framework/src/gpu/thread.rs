@@ -99,7 +99,7 @@ impl Shared {
 fn take_turns(engines: &mut [Shared], stop: &AtomicBool, meter: &DeviceMeter) -> Result<()> {
     let mut free_since = Instant::now();
     loop {
-        engines.iter_mut().for_each(|shared| shared.engine.receive());
+        engines.iter_mut().try_for_each(|shared| shared.engine.receive())?;
         let now = Instant::now();
         let choice = choose(engines, now);
         if let Choice::Run(index) = choice {

@@ -113,7 +113,7 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
         Fut: Future<Output = Result<B>> + Send + 'static,
     {
         let f = Arc::new(f);
-        self.then(name, Kind::Io { limit }, move |starter, stage, before| {
+        self.then(name, Kind::Io { limit: limit.max(1) }, move |starter, stage, before| {
             Ok(Arc::new(stage::Io::new(starter, stage, before, f.clone())))
         })
     }
@@ -130,7 +130,7 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
         Fut: Future<Output = Result<ControlFlow<End, B>>> + Send + 'static,
     {
         let f = Arc::new(f);
-        let mut pipeline = self.then(name, Kind::Io { limit }, move |starter, stage, before| {
+        let mut pipeline = self.then(name, Kind::Io { limit: limit.max(1) }, move |starter, stage, before| {
             Ok(Arc::new(stage::Gate::new(starter, stage, before, f.clone())))
         });
         let end = (name, TypeId::of::<End>(), type_name::<End>());
@@ -145,7 +145,7 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
         F: Fn(&Job, A) -> Result<B> + Send + Sync + 'static,
     {
         let f = Arc::new(f);
-        let kind = Kind::Cpu { threads, places: None };
+        let kind = Kind::Cpu { threads: threads.max(1), places: None };
         self.then(name, kind, move |starter, stage, before| {
             Ok(Arc::new(stage::CpuStage::new(starter, stage, before, f.clone())?))
         })

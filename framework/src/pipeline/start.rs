@@ -168,7 +168,10 @@ impl<In: Send + 'static, Out: Send + 'static> Walker<In, Out> {
     pub(crate) async fn walk(&self, job: &Job, input: In, bytes: usize) -> Result<Out> {
         let _held = self.budget.enter(job, bytes).await;
         let walk = AssertUnwindSafe(self.chain.run(job, input)).catch_unwind();
-        match walk.await {
+        let unless_ended = CancelOnDrop(Some(job));
+        let walked = walk.await;
+        unless_ended.disarm();
+        match walked {
             Ok(Ok((output, _place))) => Ok(output),
             Ok(Err(Stop::Error(why))) => Err(why),
             Ok(Err(Stop::Ended(output))) => output
@@ -176,6 +179,23 @@ impl<In: Send + 'static, Out: Send + 'static> Walker<In, Out> {
                 .map(|output| *output)
                 .map_err(|_| Error::fatal("a stage ended the job with another type than the pipeline's")),
             Err(payload) => Err(panicked(&*payload).context(format_args!("stage `{}`", job.stage()))),
+        }
+    }
+}
+
+/// Tells a job's stages to stop if its walk is dropped before its end.
+struct CancelOnDrop<'a>(Option<&'a Job>);
+
+impl CancelOnDrop<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(job) = self.0 {
+            job.cancel();
         }
     }
 }

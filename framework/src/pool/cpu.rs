@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tracing::Span;
@@ -44,13 +44,13 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
     where
         F: Fn(&Job, A) -> Result<B> + Send + Sync + 'static,
     {
-        let queue = Arc::new(Queue::new(threads));
+        let queue = Arc::new(Queue::new());
         let pool = Cpu { queue: queue.clone(), name };
         let spawn = |_| {
             let (queue, meter, replies, f) = (queue.clone(), meter.clone(), replies.clone(), f.clone());
             thread::Builder::new()
                 .name(name.to_owned())
-                .spawn(move || serve(&queue, &meter, replies, &*f))
+                .spawn(move || serve(&queue, &meter, &replies, &*f))
                 .with_context(|| format!("starting a thread of stage `{name}`"))
         };
         let threads = (0..threads).map(spawn).collect::<Result<Vec<_>>>()?;
@@ -74,45 +74,24 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
     }
 }
 
-/// A thread takes at once what it expects to run within this time, and answers it together: where a job is next to
-/// nothing, waking its task costs more than running it.
-const BURST: Duration = Duration::from_micros(50);
-/// The most that it takes at once.
-const MOST: usize = 64;
-
 fn serve<A, B: Send + 'static>(
     queue: &Queue<Task<A, B>>,
     meter: &StageMeter,
-    mut replies: Replies<(Result<B>, Place)>,
+    replies: &Replies<(Result<B>, Place)>,
     f: &impl Fn(&Job, A) -> Result<B>,
 ) {
-    let mut tasks = Vec::new();
-    let mut typical = BURST;
-    while queue.pop(at_once(typical), &mut tasks) {
-        let begun = Instant::now();
-        let mut started = begun;
-        let count = tasks.len() as u32;
-        for task in tasks.drain(..).filter(|task| !task.reply.is_closed()) {
-            let Task { job, input, place, reply, queued, span } = task;
-            meter.waited(started - queued);
-            let output = {
-                let _entered = span.entered();
-                fence(|| f(&job, input)).map_err(|failure| failure.into_error())
-            };
-            let ended = Instant::now();
-            meter.ran(ended - started);
-            started = ended;
-            replies.add(reply, (output, place));
-            if ended - begun >= BURST {
-                replies.flush();
-            }
+    while let Some(task) = queue.pop() {
+        if task.reply.is_closed() {
+            continue;
         }
-        replies.flush();
-        typical = (typical * 7 + (started - begun) / count) / 8;
+        let Task { job, input, place, reply, queued, span } = task;
+        let started = Instant::now();
+        meter.waited(started - queued);
+        let output = {
+            let _entered = span.entered();
+            fence(|| f(&job, input)).map_err(|failure| failure.into_error())
+        };
+        meter.ran(started.elapsed());
+        replies.send(reply, (output, place));
     }
-}
-
-fn at_once(typical: Duration) -> usize {
-    let fit = BURST.as_nanos() / typical.as_nanos().max(1);
-    (fit as usize).clamp(1, MOST)
 }

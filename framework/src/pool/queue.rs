@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 pub(crate) const LINGER_AWAKE: Duration = Duration::from_micros(50);
 
 pub(crate) struct Queue<T> {
-    threads: usize,
     state: Mutex<State<T>>,
     ready: Condvar,
 }
@@ -27,10 +26,9 @@ struct State<T> {
 }
 
 impl<T> Queue<T> {
-    /// A queue that so many threads will take from.
-    pub(crate) fn new(threads: usize) -> Self {
+    pub(crate) fn new() -> Self {
         let state = State { items: VecDeque::new(), idle: 0, open: true };
-        Queue { threads, state: Mutex::new(state), ready: Condvar::new() }
+        Queue { state: Mutex::new(state), ready: Condvar::new() }
     }
 
     /// Queues an item, or gives it back if the queue is closed. Never blocks for room.
@@ -48,19 +46,16 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Waits for items and moves at most `most` of them, and no more than a thread's fair part of what waits, to
-    /// `taken`. False once the queue is closed.
-    pub(crate) fn pop(&self, most: usize, taken: &mut Vec<T>) -> bool {
+    /// Waits for the next item; `None` once the queue is closed.
+    pub(crate) fn pop(&self) -> Option<T> {
         let mut waiting_since = None;
         let mut state = self.lock();
         loop {
-            if !state.items.is_empty() {
-                let part = state.items.len().div_ceil(self.threads);
-                taken.extend(state.items.drain(..part.min(most)));
-                return true;
+            if let Some(item) = state.items.pop_front() {
+                return Some(item);
             }
             if !state.open {
-                return false;
+                return None;
             }
             if waiting_since.get_or_insert_with(Instant::now).elapsed() < LINGER_AWAKE {
                 drop(state);
@@ -98,7 +93,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn closing_releases_every_waiter() {
         for _ in 0..50 {
-            let queue = Arc::new(Queue::new(2));
+            let queue = Arc::new(Queue::new());
             let waiters: Vec<_> = (0..64)
                 .map(|_| {
                     let (reply, answer) = oneshot::channel::<()>();
@@ -108,11 +103,7 @@ mod tests {
                 .collect();
             let thread = {
                 let queue = queue.clone();
-                std::thread::spawn(move || {
-                    let mut taken = Vec::new();
-                    queue.pop(4, &mut taken);
-                    taken.len()
-                })
+                std::thread::spawn(move || (0..4).filter_map(|_| queue.pop()).count())
             };
             queue.close();
             assert!(thread.join().unwrap() <= 4);
@@ -124,15 +115,11 @@ mod tests {
     }
 
     #[test]
-    fn items_come_out_in_order_and_in_fair_parts() {
-        let queue = Queue::new(2);
+    fn items_come_out_in_order_until_it_is_closed() {
+        let queue = Queue::new();
         (0..5).for_each(|i| queue.push(i).unwrap());
-        let mut taken = Vec::new();
-        assert!(queue.pop(9, &mut taken));
-        assert_eq!(taken, [0, 1, 2], "half of five, rounded up");
-        assert!(queue.pop(1, &mut taken));
-        assert_eq!(taken, [0, 1, 2, 3], "no more than asked for");
+        assert_eq!((0..3).filter_map(|_| queue.pop()).collect::<Vec<_>>(), [0, 1, 2]);
         queue.close();
-        assert!(!queue.pop(1, &mut taken), "what was queued is dropped");
+        assert_eq!(queue.pop(), None, "what was queued is dropped");
     }
 }

@@ -56,8 +56,6 @@ pub(super) struct Control {
     settling: FuturesUnordered<BoxFuture<'static, (u64, Verdict, Result<()>)>>,
     report: Report,
     failure: Option<Error>,
-    /// Whether a job was stopped before its end: its stage may still be at work on it.
-    cut_off: bool,
 }
 
 /// A source, when it is not receiving.
@@ -82,8 +80,6 @@ struct Received {
 pub(super) struct End {
     pub(super) report: Report,
     pub(super) failure: Option<Error>,
-    /// Whether every job came to its end by itself, so that no thread is at work for one that was cut off.
-    pub(super) all_ended: bool,
 }
 
 impl Control {
@@ -112,7 +108,6 @@ impl Control {
             settling: FuturesUnordered::new(),
             report: Report::default(),
             failure: None,
-            cut_off: false,
         }
     }
 
@@ -323,8 +318,8 @@ impl Control {
         let now = Instant::now();
         let (outcome, kept) = match &result {
             Ok(Extended::Until(until)) => {
-                self.leases.renewed(now, number, *until);
-                (ExtensionOutcome::Kept, true)
+                let grows = self.leases.renewed(now, number, *until);
+                (ExtensionOutcome::Kept, grows || verdict.is_some())
             }
             Ok(Extended::Lost) => (ExtensionOutcome::Lost, false),
             Ok(Extended::Cancelled) => (ExtensionOutcome::Cancelled, false),
@@ -356,7 +351,6 @@ impl Control {
         held.job.cancel();
         if let Some(task) = &held.task {
             task.abort();
-            self.cut_off = true;
         }
         self.leases.forget_renewal(number);
         if job_ended {
@@ -380,6 +374,10 @@ impl Control {
                 () = &mut again => info!("told to stop again: not waiting for jobs"),
             }
         }
+        // Those that ended meanwhile are done, not given back.
+        while let Ok(outcome) = self.outcomes.try_recv() {
+            self.ended(outcome);
+        }
         self.give_back();
         let told = timeout(SETTLE_WITHIN, self.wait_for_verdicts()).await;
         if told.is_err() {
@@ -388,8 +386,7 @@ impl Control {
                 "some verdicts were not told in time; their jobs will be delivered again"
             );
         }
-        let all_ended = !self.cut_off && self.leases.len() == 0;
-        End { report: self.report, failure: self.failure, all_ended }
+        End { report: self.report, failure: self.failure }
     }
 
     async fn wait_for_jobs(&mut self, grace: Duration) {
@@ -433,7 +430,6 @@ impl Control {
             held.job.cancel();
             if let Some(task) = &held.task {
                 task.abort();
-                self.cut_off = true;
             }
             match &mut held.state {
                 State::Working => self.settle(number, Verdict::give_back()),

@@ -113,12 +113,18 @@ impl Leases {
         Some((number, left.min(held.length / 6), held.length))
     }
 
-    pub(super) fn renewed(&mut self, now: Instant, number: u64, until: Instant) {
-        if let Some(held) = self.held.get_mut(&number) {
-            held.until = until;
-            let next = now + until.saturating_duration_since(now) / 3;
-            self.renew_at(number, next);
+    /// After a successful attempt: whether it gained any time. A lease with a limit as a whole stops growing.
+    pub(super) fn renewed(&mut self, now: Instant, number: u64, until: Instant) -> bool {
+        let Some(held) = self.held.get_mut(&number) else {
+            return false;
+        };
+        held.until = until;
+        let left = until.saturating_duration_since(now);
+        if left <= margin(held.length) {
+            return false;
         }
+        self.renew_at(number, now + left / 3);
+        true
     }
 
     /// After a failed attempt: whether there is time for another.

@@ -32,6 +32,9 @@ pub const EXIT_NODE_FAULT: u8 = 70;
 /// How long a worker that cannot start waits before it tries again.
 const START_AGAIN: Duration = Duration::from_secs(30);
 
+/// How long a worker at its end waits for its threads: one that hangs in user code cannot be stopped.
+const JOIN_WITHIN: Duration = Duration::from_secs(2);
+
 /// Pipelines and the sources that feed them.
 ///
 /// ```
@@ -185,7 +188,7 @@ impl Worker {
         Ok(config)
     }
 
-    async fn start(&self, config: &Config) -> Result<Started> {
+    async fn start(&mut self, config: &Config) -> Result<Started> {
         if self.sources.is_empty() {
             return Err(Error::invalid("the worker has no source; add one with Worker::source"));
         }
@@ -209,21 +212,25 @@ impl Worker {
         let control = Control::new(sources, routes, jobs, in_flight, config.clone(), once);
         info!(in_flight, "ready");
         let end = on_own_thread(control).await?;
-        // A stage that hangs in user code cannot be stopped; then its threads are left to the end of the process.
-        match end.all_ended {
-            true => {
-                let joined = tokio::task::spawn_blocking(move || pools.join());
-                joined.await.context("stopping the pools")?;
-            }
-            false => {
-                warn!("some jobs did not end; their threads are left behind");
-                drop(pools);
-            }
-        }
+        join(pools).await;
         match end.failure {
             Some(why) => Err(why),
             None => Ok(end.report),
         }
+    }
+}
+
+/// Waits for the pools' threads, on a thread of its own: one that hangs is left behind with it.
+async fn join(pools: crate::pipeline::Pools) {
+    let (sender, joined) = tokio::sync::oneshot::channel();
+    let work = move || {
+        pools.join();
+        // Nobody may be waiting any more.
+        let _ = sender.send(());
+    };
+    let started = std::thread::Builder::new().name("forebay-join".to_owned()).spawn(work);
+    if started.is_err() || tokio::time::timeout(JOIN_WITHIN, joined).await.is_err() {
+        warn!("some threads did not end; they are left behind");
     }
 }
 
