@@ -7,19 +7,26 @@
 //! 4. Bytes a job in flight takes, and how resident memory grows from 100,000 to 1,000,000 jobs.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use forebay::source::memory::Memory;
-use forebay::{Batching, Bytes, Model, Pipeline, Result, Running, Worker};
+use forebay::{Batching, Model, Pipeline, Result, Running, Worker};
 use forebay_benches::{Spread, resident_mib, result};
 use tokio::sync::oneshot;
 
-/// Counts the bytes in use, for the memory that jobs in flight take.
+/// Counts the bytes that are taken and given back while it is told to: for the memory that jobs in flight take.
 struct Counting;
 
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static COUNTS: AtomicBool = AtomicBool::new(false);
+static TAKEN: AtomicIsize = AtomicIsize::new(0);
+
+fn count(bytes: isize) {
+    if COUNTS.load(Ordering::Relaxed) {
+        TAKEN.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -28,12 +35,12 @@ static ALLOCATOR: Counting = Counting;
 #[allow(unsafe_code, reason = "an allocator cannot be written without")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
+        count(layout.size() as isize);
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+        count(-(layout.size() as isize));
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -51,48 +58,35 @@ impl<T: Clone + Send + 'static> Model for Same<T> {
 
 fn pipeline<T: Clone + Send + 'static>() -> Pipeline<T, T> {
     Pipeline::new()
-        .io("in", 64, async |_, x| Ok(x))
+        .io("in", 1024, async |_, x| Ok(x))
         .cpu("before", 1, |_, x| Ok(x))
-        .gpu("device", Batching::items(64), || Ok(Same(std::marker::PhantomData)))
+        .gpu("device", Batching::items(256), || Ok(Same(std::marker::PhantomData)))
         .cpu("after", 1, |_, x| Ok(x))
-        .io("out", 64, async |_, x| Ok(x))
+        .io("out", 1024, async |_, x| Ok(x))
 }
 
 const IN_FLIGHT: usize = 1024;
 const BLOCKS: usize = 11;
+/// Jobs in a block of the whole worker.
+const BLOCK: usize = 100 * 1024;
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     println!("{}", pipeline::<u64>());
-    println!("places: io 64, cpu 33, gpu 256, cpu 33, io 64 (the defaults for these sizes)");
+    println!("places (the defaults for these sizes): in 1024, before 129, device 1024, after 129, out 1024");
 
     let running = Arc::new(runtime.block_on(pipeline::<u64>().start())?);
     runtime.block_on(flood(&running, 200_000));
-    let before = IN_USE.load(Ordering::Relaxed);
-    let (bytes, _) = runtime.block_on(async { tokio::join!(peak(before), flood(&running, 100_000)) });
+    let bytes = runtime.block_on(bytes_per_job(&running));
     let rates: Vec<f64> = (0..BLOCKS).map(|_| runtime.block_on(flood(&running, 200_000))).collect();
     let jobs_per_s = Spread::of(&rates);
     println!("pipeline alone, {IN_FLIGHT} in flight: {jobs_per_s} jobs/s");
     println!("one job in flight takes {bytes} bytes");
 
     let bare = Arc::new(Bare::start());
-    let t = Instant::now();
-    runtime.block_on(async {
-        let hs: Vec<_> = (0..IN_FLIGHT)
-            .map(|_| {
-                let bare = bare.clone();
-                tokio::spawn(async move {
-                    for x in 0..500u64 {
-                        assert_eq!(tokio::spawn(bare.call(x)).await.unwrap(), x);
-                    }
-                })
-            })
-            .collect();
-        for h in hs {
-            h.await.unwrap();
-        }
-    });
-    println!("bare alone flood {}", 512_000.0 / t.elapsed().as_secs_f64());
+    let rates: Vec<f64> = (0..BLOCKS).map(|_| runtime.block_on(flood_bare(&bare, 200_000))).collect();
+    let bare_jobs_per_s = Spread::of(&rates);
+    println!("bare mechanism, {IN_FLIGHT} in flight: {bare_jobs_per_s} jobs/s");
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..BLOCKS {
         ours.push(runtime.block_on(alone(|x| {
@@ -106,24 +100,19 @@ fn main() -> Result<()> {
     drop(running);
 
     let telemetry = forebay::telemetry::init()?;
-    let mut rates = Vec::new();
-    let mut memory = Vec::new();
-    for block in 0..BLOCKS {
-        let (rate, resident) = runtime.block_on(worker(100_000))?;
-        rates.push(rate);
-        memory.push(resident);
-        if block == 0 {
-            println!("after the first 100,000 jobs: {resident:.1} MiB resident");
-        }
-    }
-    let worker_jobs_per_s = Spread::of(&rates);
-    let growth = memory.last().copied().unwrap_or(f64::NAN) - memory[0];
+    let run = runtime.block_on(worker())?;
+    let worker_jobs_per_s = Spread::of(&run.rates);
+    let growth = run.resident_at_end - run.resident_at_first;
     println!("whole worker, {IN_FLIGHT} in flight: {worker_jobs_per_s} jobs/s");
-    println!("memory grew by {growth:.1} MiB from 100,000 to {},100,000 jobs", BLOCKS / 10);
+    println!(
+        "resident after the first {BLOCK} jobs {:.1} MiB, growth over {BLOCKS} x {BLOCK} more {growth:.1} MiB",
+        run.resident_at_first
+    );
     let done = telemetry.snapshot().counter(forebay::telemetry::JOBS, &[("verdict", "done")]);
-    assert_eq!(done, 100_000 * BLOCKS as u64, "every job is counted once");
+    assert_eq!(done, (BLOCK * (BLOCKS + 1)) as u64, "every job is counted once");
     result(serde_json::json!({
         "jobs_per_s": jobs_per_s.median,
+        "bare_jobs_per_s": bare_jobs_per_s.median,
         "worker_jobs_per_s": worker_jobs_per_s.median,
         "lone_ratio": lone.median,
         "bytes_per_job": bytes,
@@ -152,14 +141,39 @@ async fn flood(running: &Arc<Running<u64, u64>>, jobs: usize) -> f64 {
     (jobs / IN_FLIGHT * IN_FLIGHT) as f64 / start.elapsed().as_secs_f64()
 }
 
-/// The most bytes in use beyond `before`, for each job in flight.
-async fn peak(before: usize) -> usize {
-    let mut peak = 0;
-    for _ in 0..100 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        peak = peak.max(IN_USE.load(Ordering::Relaxed).saturating_sub(before));
+/// The same with the bare mechanism, a task a job.
+async fn flood_bare(bare: &Arc<Bare>, jobs: usize) -> f64 {
+    let start = Instant::now();
+    let callers: Vec<_> = (0..IN_FLIGHT)
+        .map(|_| {
+            let bare = bare.clone();
+            tokio::spawn(async move {
+                for x in 0..(jobs / IN_FLIGHT) as u64 {
+                    assert_eq!(bare.call(x).await, x);
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.expect("no caller panics");
     }
-    peak / IN_FLIGHT
+    (jobs / IN_FLIGHT * IN_FLIGHT) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// The most bytes that were taken for each job in flight, its caller's task included.
+async fn bytes_per_job(running: &Arc<Running<u64, u64>>) -> isize {
+    COUNTS.store(true, Ordering::Relaxed);
+    let watch = async {
+        let mut most = 0;
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            most = most.max(TAKEN.load(Ordering::Relaxed));
+        }
+        most / IN_FLIGHT as isize
+    };
+    let (bytes, _) = tokio::join!(watch, flood(running, 200_000));
+    COUNTS.store(false, Ordering::Relaxed);
+    bytes
 }
 
 /// The median time of a call, one at a time, in microseconds.
@@ -205,17 +219,38 @@ impl Bare {
     }
 }
 
-/// Runs so many jobs through a whole worker; jobs a second and resident memory after it.
-async fn worker(jobs: usize) -> Result<(f64, f64)> {
+/// What a long run of a whole worker showed.
+struct Run {
+    rates: Vec<f64>,
+    resident_at_first: f64,
+    resident_at_end: f64,
+}
+
+/// Runs 1,200,000 jobs through one worker, fed so that it never starves and the queue stays short.
+async fn worker() -> Result<Run> {
     let queue = Memory::counting();
-    let payload = Bytes::from_static(b"7");
-    (0..jobs).for_each(|job| queue.push(job.to_string(), payload.clone()));
-    queue.close();
     let worker = Worker::bytes(pipeline()).source(queue.clone()).in_flight(IN_FLIGHT);
-    let start = Instant::now();
-    let report = worker.run_once().await?;
-    let rate = jobs as f64 / start.elapsed().as_secs_f64();
-    assert_eq!(report.done, jobs as u64);
-    drop(queue);
-    Ok((rate, resident_mib()))
+    let running = tokio::spawn(worker.run_once());
+    let mut run = Run { rates: Vec::new(), resident_at_first: 0.0, resident_at_end: 0.0 };
+    let mut pushed = 0;
+    for block in 0..=BLOCKS {
+        let start = Instant::now();
+        let end = BLOCK * (block + 1);
+        while queue.done() < end as u64 {
+            while pushed < BLOCK * (BLOCKS + 1) && queue.waiting() < 4 * IN_FLIGHT {
+                (0..IN_FLIGHT).for_each(|job| queue.push((pushed + job).to_string(), "7"));
+                pushed += IN_FLIGHT;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        match block {
+            0 => run.resident_at_first = resident_mib(),
+            _ => run.rates.push(BLOCK as f64 / start.elapsed().as_secs_f64()),
+        }
+    }
+    run.resident_at_end = resident_mib();
+    queue.close();
+    let report = running.await.expect("the worker does not panic")?;
+    assert_eq!(report.done, pushed as u64);
+    Ok(run)
 }

@@ -64,6 +64,10 @@ pub struct Pipeline<In, Out> {
 
 type BuildFn<In, Out> = dyn Fn(&mut Starter, &[Stage]) -> Result<Arc<dyn Chain<In, Out>>> + Send + Sync;
 
+/// Places in front of a CPU stage, unless set. Waking a thread or a task takes tens of microseconds; with fewer places
+/// a stage of very short jobs stands still between wake-ups (measured by the bench `hop`).
+const CPU_PLACES: usize = 128;
+
 /// One stage's name and size.
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
@@ -83,7 +87,7 @@ impl Stage {
     pub(crate) fn places(&self) -> usize {
         match &self.kind {
             Kind::Io { limit } => *limit,
-            Kind::Cpu { threads, places } => places.unwrap_or(threads + (2 * threads).max(32)),
+            Kind::Cpu { threads, places } => places.unwrap_or(threads + (2 * threads).max(CPU_PLACES)),
             Kind::Gpu { batching, .. } => batching.place_count(),
         }
     }
