@@ -4,7 +4,7 @@
 //! 2. One job at a time beside the bare mechanism (a boxed task, three thread hops, replies by oneshot), in
 //!    interleaved blocks: median time of each, and their ratio.
 //! 3. The whole worker (memory source, leases, settling, metrics recorder and log subscriber at their defaults).
-//! 4. Bytes a job in flight takes, and how resident memory grows from 100,000 to 1,000,000 jobs.
+//! 4. Bytes a job in flight takes, and how resident memory grows from 100,000 to 1,200,000 jobs.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};

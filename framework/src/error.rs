@@ -15,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Fault {
     /// The caller's: the same input would fail for ever. The job is rejected.
     Invalid,
-    /// Nobody's: the same job is expected to pass later. It is given back and does not count against the job.
+    /// Nobody's: the same job is expected to pass later. It is given back after a pause, however often.
     Transient,
     /// Unknown: tried again until the attempts are used up, then rejected.
     Failed,

@@ -66,3 +66,8 @@ pub use worker::{EXIT_NODE_FAULT, Report, Worker};
 // Part of the traits' signatures.
 pub use bytes::Bytes;
 pub use futures_util::future::BoxFuture;
+
+/// The example of README.md compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -58,7 +58,7 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// | `Invalid` | `Reject` |
 /// | `Transient` | `Retry` after a pause, however often |
 /// | `Failed` | `Retry` after a pause, at the last attempt `Reject` |
-/// | `Fatal` | given back at once, since another node may do it |
+/// | `Fatal` | given back at once, since another node may do it; from twice as many attempts on `Reject`, lest one job take node after node |
 ///
 /// The pause doubles with each attempt and is spread over its upper half by the job's id, so that jobs that failed
 /// together do not come back together.
@@ -73,6 +73,9 @@ pub fn judge(outcome: Result<Bytes>, id: &str, attempt: u32, max_attempts: u32) 
             Verdict::Reject { why: why.context(format_args!("gave up after {attempt} attempts")) }
         }
         Fault::Failed | Fault::Transient => Verdict::Retry { after: pause(id, attempt), why: Some(why) },
+        Fault::Fatal if attempt >= max_attempts.saturating_mul(2) => {
+            Verdict::Reject { why: why.context(format_args!("gave up after {attempt} attempts")) }
+        }
         Fault::Fatal => Verdict::Retry { after: Duration::ZERO, why: Some(why) },
     }
 }
@@ -107,6 +110,12 @@ mod tests {
                 assert_eq!(word(Err(error.clone()), attempt), expected, "attempt {attempt}");
             }
         }
+    }
+
+    #[test]
+    fn a_fatal_job_does_not_go_round_for_ever() {
+        assert_eq!(word(Err(Error::fatal("x")), 5), "retry");
+        assert_eq!(word(Err(Error::fatal("x")), 6), "reject");
     }
 
     #[test]

@@ -86,15 +86,15 @@ async fn a_stopped_device_stops_every_stage_at_its_places() {
     let running = Arc::new(four_stages(names, &entered, &gate).start().await.unwrap());
     let calls = call_all(&running, 200);
 
-    // The device's places are 4 batches of 4; the CPU stage's 2 threads and 32 more; the first stage's its limit.
-    let (at_gpu, at_cpu, at_io) = (16, 34, 3);
+    // The device's places are 4 batches of 4; the CPU stage's 2 threads and 128 more; the first stage's its limit.
+    let (at_gpu, at_cpu, at_io) = (16, 130, 3);
     let expected = [at_gpu + at_cpu + at_io, at_gpu + at_cpu, 0, 0];
     eventually("every stage is full", || entered.counts() == expected && gate.waiting() == 1);
     stays(expected, || entered.counts());
     let snapshot = telemetry.snapshot();
     let told = |metric: &str| names.map(|stage| snapshot.counter(metric, &[("stage", stage)]) as usize);
-    assert_eq!(told(STAGE_ENTERED), [53, 50, 16, 0]);
-    assert_eq!(told(STAGE_LEFT), [53, 50, 0, 0]);
+    assert_eq!(told(STAGE_ENTERED), [149, 146, 16, 0]);
+    assert_eq!(told(STAGE_LEFT), [149, 146, 0, 0]);
 
     gate.open();
     let outputs = within("everything moves on", calls).await.unwrap();
@@ -220,13 +220,13 @@ async fn dropped_calls_give_their_places_and_bytes_back() {
     let pipeline = four_stages(["fetch-3", "cut-3", "infer-3", "write-3"], &entered, &gate);
     let running = Arc::new(pipeline.sized(|_| 10).budget(1_000_000).start().await.unwrap());
     for round in 1..=3 {
-        let calls: Vec<_> = (0..100)
+        let calls: Vec<_> = (0..200)
             .map(|x| {
                 let running = running.clone();
                 tokio::spawn(async move { running.call(x).await })
             })
             .collect();
-        eventually("every stage is full", || entered.counts()[..2] == [53, 50] && gate.waiting() == 1);
+        eventually("every stage is full", || entered.counts()[..2] == [149, 146] && gate.waiting() == 1);
         calls.iter().for_each(|call| call.abort());
         join_all(calls).await;
         // The batch that runs is not interrupted; what waits behind it is dropped before it is cut.

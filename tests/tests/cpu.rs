@@ -26,7 +26,7 @@ async fn a_slow_job_holds_up_only_its_own_thread() {
     let running = Arc::new(pipeline.configure("mixed.places=200").unwrap().start().await.unwrap());
     let mut random = Random::new(9);
     for round in 0..300 {
-        // Many that take nothing teach the stage that its jobs are short; then one of them is not.
+        // Many that take nothing, and somewhere among them one that stands still: none may be stuck behind it.
         let slow_at = random.below(100);
         let (quick, slow): (Vec<_>, Vec<_>) = (0..100)
             .map(|n| {

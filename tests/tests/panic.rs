@@ -82,7 +82,7 @@ async fn two_guilty_items_in_a_row_end_the_device() {
     // Whoever comes now is told why.
     let why = within("the next", call(&running, 3)).await.unwrap().unwrap_err();
     assert_eq!(why.fault(), Fault::Fatal);
-    assert!(why.to_string().contains("panicked on 2 items in a row"), "{why}");
+    assert!(why.to_string().contains("panicked on 2 jobs in a row"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

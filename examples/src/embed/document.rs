@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use forebay::{Classify, Context, Error, Job, Result};
+use forebay::{Classify, Context, Error, Fault, Job, Result};
 use forebay_models::{TokenIds, Tokens};
 use serde::{Deserialize, Serialize};
 
@@ -56,14 +56,14 @@ impl Reader {
     fn text(self, path: &Path) -> Result<String> {
         let name = path.display();
         let cannot = || format!("cannot read `{name}`; check that it exists and may be read");
-        let bytes = std::fs::metadata(path).or_invalid().with_context(cannot)?.len();
+        let bytes = std::fs::metadata(path).map_err(blame).with_context(cannot)?.len();
         if bytes > self.max_bytes {
             let (mib, limit) = (bytes as f64 / (1 << 20) as f64, self.max_bytes as f64 / (1 << 20) as f64);
             return Err(Error::invalid(format_args!(
                 "`{name}` has {mib:.1} MiB, more than the limit of {limit:.1} MiB; split it, or raise --max-bytes"
             )));
         }
-        let content = std::fs::read(path).or_invalid().with_context(cannot)?;
+        let content = std::fs::read(path).map_err(blame).with_context(cannot)?;
         let text = String::from_utf8(content).or_invalid().with_context(|| {
             format!("`{name}` is not UTF-8 text; convert it (iconv -t UTF-8) or take it out of the folder")
         })?;
@@ -73,6 +73,15 @@ impl Reader {
             )));
         }
         Ok(text)
+    }
+}
+
+/// Whose fault a failed read is: what will not pass is the document's, anything else may pass.
+fn blame(why: std::io::Error) -> Error {
+    use std::io::ErrorKind::{IsADirectory, NotFound, PermissionDenied};
+    match why.kind() {
+        NotFound | PermissionDenied | IsADirectory => Error::new(Fault::Invalid, why),
+        _ => why.into(),
     }
 }
 

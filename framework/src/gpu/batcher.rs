@@ -50,6 +50,8 @@ pub(crate) struct Origin {
 pub(crate) enum Next {
     Run,
     Wait(Instant),
+    /// There is only what the model would not take yet: ask again then.
+    Ask(Instant),
     Empty,
 }
 

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+/// The longest linger that can be set.
+const LONGEST_LINGER: Duration = Duration::from_secs(3600);
+
 /// How a device stage cuts its batches. Only the number of items must be said.
 ///
 /// ```
@@ -40,9 +43,9 @@ impl Batching {
         self
     }
 
-    /// Waits this long for a batch to fill, instead of what the stage learns from its arrivals. Rarely wise.
+    /// Waits this long for a batch to fill, instead of what the stage learns from its arrivals; at most an hour. Rarely wise.
     pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = Some(linger);
+        self.linger = Some(linger.min(LONGEST_LINGER));
         self
     }
 

@@ -62,7 +62,7 @@ impl<M: Model> Plan<M> {
             collator,
             received: Vec::new(),
             held: Vec::new(),
-            panics_in_a_row: 0,
+            guilty: Vec::new(),
             plan: self,
         }))
     }
@@ -92,8 +92,8 @@ struct ModelEngine<M: Model> {
     received: Vec<Call<M::Input, M::Output>>,
     /// Calls that the model would take later.
     held: Vec<Call<M::Input, M::Output>>,
-    /// Panics on items that ran alone, since an item last passed.
-    panics_in_a_row: usize,
+    /// Jobs whose items panicked alone, since an item last passed.
+    guilty: Vec<String>,
 }
 
 impl<M: Model> Engine for ModelEngine<M> {
@@ -109,7 +109,7 @@ impl<M: Model> Engine for ModelEngine<M> {
             return Next::Run;
         }
         match self.batcher.next(now) {
-            Next::Empty if !self.held.is_empty() => Next::Wait(now + ASK_AGAIN),
+            Next::Empty if !self.held.is_empty() => Next::Ask(now + ASK_AGAIN),
             next => next,
         }
     }
@@ -259,7 +259,7 @@ impl<M: Model> ModelEngine<M> {
         };
         match fence(|| run(model)) {
             Ok(outputs) if outputs.len() == inputs.len() => {
-                self.panics_in_a_row = 0;
+                self.guilty.clear();
                 Ok(outputs)
             }
             Ok(outputs) => Err(Failure::Error(Error::fatal(format_args!(
@@ -284,16 +284,10 @@ impl<M: Model> ModelEngine<M> {
             let Some(done) = self.batcher.complete(origin, output) else {
                 continue;
             };
-            let waited = done.started.saturating_duration_since(done.reply.queued);
+            let waited = done.started.saturating_duration_since(done.reply.asked);
             self.plan.meter.waited(waited);
             self.plan.meter.ran(done.started.elapsed());
             done.reply.answer(Ok(done.outputs), &self.plan.answers);
-        }
-    }
-
-    fn fail(&mut self, origin: Origin, why: Error) {
-        if let Some(waiter) = self.batcher.fail(origin) {
-            waiter.answer(Err(why), &self.plan.answers);
         }
     }
 
@@ -321,9 +315,16 @@ impl<M: Model> ModelEngine<M> {
 
     /// Fails the item that failed alone.
     fn blame(&mut self, origin: Origin, failure: Failure) -> Result<()> {
-        self.panics_in_a_row += matches!(failure, Failure::Panic(_)) as usize;
+        let panicked = matches!(failure, Failure::Panic(_));
         let why = self.survive(failure)?;
-        self.fail(origin, why);
+        if let Some(waiter) = self.batcher.fail(origin) {
+            let job = &waiter.job;
+            let again = job.attempt() > 1 && self.guilty.iter().any(|id| id == job.id());
+            if panicked && !again {
+                self.guilty.push(job.id().to_owned());
+            }
+            waiter.answer(Err(why), &self.plan.answers);
+        }
         Ok(())
     }
 
@@ -341,15 +342,16 @@ impl<M: Model> ModelEngine<M> {
         }
     }
 
-    /// Two items in a row that panicked alone, with none that passed between them: the model is to blame.
+    /// Items of two jobs that panicked alone, with none that passed between them: the model is to blame. One job that
+    /// is delivered again and again is not two.
     fn check_model(&self) -> Result<()> {
-        if self.panics_in_a_row < 2 {
+        if self.guilty.len() < 2 {
             return Ok(());
         }
         let name = self.plan.name;
         Err(Error::fatal(format_args!(
-            "the model of stage `{name}` panicked on {} items in a row, each alone and freshly loaded",
-            self.panics_in_a_row
+            "the model of stage `{name}` panicked on {} jobs in a row, each alone and freshly loaded",
+            self.guilty.len()
         )))
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Waiter<O> {
     pub(crate) job: Job,
     pub(crate) place: Place,
     pub(crate) reply: oneshot::Sender<(Result<Vec<O>>, Place)>,
+    /// When it asked for a place, and when its items were handed over.
+    pub(crate) asked: Instant,
     pub(crate) queued: Instant,
     pub(crate) span: Span,
 }
@@ -72,13 +74,14 @@ impl<M: Model> Gpu<M> {
         job: &Job,
         items: Vec<Option<M::Input>>,
         place: Place,
+        asked: Instant,
         span: Span,
     ) -> Result<(Vec<M::Output>, Place)> {
         if items.is_empty() {
             return Ok((Vec::new(), place));
         }
         let (reply, answer) = oneshot::channel();
-        let waiter = Waiter { job: job.clone(), place, reply, queued: Instant::now(), span };
+        let waiter = Waiter { job: job.clone(), place, reply, asked, queued: Instant::now(), span };
         self.inbox.push(Call { items, waiter })?;
         let (outputs, place) = answer.await.map_err(|_| self.ended())?;
         Ok((outputs?, place))

@@ -66,7 +66,7 @@ fn serve(device: Device, stop: &AtomicBool, ready: oneshot::Sender<Result<()>>) 
     device.waker.register();
     let loaded: Result<Vec<_>> = device.engines.into_iter().map(|load| load()).collect();
     let mut engines: Vec<_> = match loaded {
-        Ok(engines) => engines.into_iter().map(Shared::new).collect(),
+        Ok(engines) => engines,
         Err(why) => return drop(ready.send(Err(why))),
     };
     if ready.send(Ok(())).is_err() {
@@ -80,34 +80,23 @@ fn serve(device: Device, stop: &AtomicBool, ready: oneshot::Sender<Result<()>>) 
             why
         }
     };
-    engines.iter_mut().for_each(|shared| shared.engine.close(&why));
+    engines.iter_mut().for_each(|engine| engine.close(&why));
 }
 
-/// An engine and how much of its share it has used.
-struct Shared {
-    engine: Box<dyn Engine>,
-    used: Duration,
-    active: bool,
-}
-
-impl Shared {
-    fn new(engine: Box<dyn Engine>) -> Self {
-        Shared { engine, used: Duration::ZERO, active: false }
-    }
-}
-
-fn take_turns(engines: &mut [Shared], stop: &AtomicBool, meter: &DeviceMeter) -> Result<()> {
+fn take_turns(engines: &mut [Box<dyn Engine>], stop: &AtomicBool, meter: &DeviceMeter) -> Result<()> {
+    let mut turns = Turns::new(engines.iter().map(|engine| engine.share()).collect());
     let mut free_since = Instant::now();
     loop {
-        engines.iter_mut().try_for_each(|shared| shared.engine.receive())?;
+        engines.iter_mut().try_for_each(|engine| engine.receive())?;
         let now = Instant::now();
-        let choice = choose(engines, now);
+        let nexts: Vec<Next> = engines.iter_mut().map(|engine| engine.next(now)).collect();
+        let choice = turns.choose(&nexts);
         if let Choice::Run(index) = choice {
-            let chosen = &mut engines[index];
-            let took = chosen.engine.run()?;
-            chosen.used += took / chosen.engine.share();
-            meter.busy(took);
+            let took = engines[index].run()?;
+            turns.ran(index, took);
             free_since = Instant::now();
+            meter.busy(took);
+            meter.idle((free_since - now).saturating_sub(took));
             continue;
         }
         if stop.load(Ordering::Acquire) {
@@ -123,36 +112,102 @@ fn take_turns(engines: &mut [Shared], stop: &AtomicBool, meter: &DeviceMeter) ->
     }
 }
 
+/// Whose turn it is: start-time fair queueing (Goyal et al. 1996) of the device's time.
+struct Turns {
+    shares: Vec<u32>,
+    /// The time that each model has used, divided by its share.
+    used: Vec<Duration>,
+    active: Vec<bool>,
+    /// What the model had used whose turn it was last. It never goes back.
+    clock: Duration,
+}
+
+#[derive(Debug, PartialEq)]
 enum Choice {
     Run(usize),
     Wait(Instant),
     Sleep,
 }
 
-fn choose(engines: &mut [Shared], now: Instant) -> Choice {
-    let nexts: Vec<Next> = engines.iter_mut().map(|shared| shared.engine.next(now)).collect();
-    credit(engines, &nexts);
-    let any_ready = nexts.contains(&Next::Run);
-    let least_used =
-        (0..engines.len()).filter(|&i| any_ready && nexts[i] != Next::Empty).min_by_key(|&i| engines[i].used);
-    if let Some(index) = least_used {
-        return Choice::Run(index);
+impl Turns {
+    fn new(shares: Vec<u32>) -> Self {
+        let count = shares.len();
+        Turns { shares, used: vec![Duration::ZERO; count], active: vec![false; count], clock: Duration::ZERO }
     }
-    let soonest = nexts.iter().filter_map(|next| match next {
-        Next::Wait(until) => Some(*until),
-        _ => None,
-    });
-    soonest.min().map_or(Choice::Sleep, Choice::Wait)
+
+    fn choose(&mut self, nexts: &[Next]) -> Choice {
+        for (index, next) in nexts.iter().enumerate() {
+            let active = !matches!(next, Next::Empty | Next::Ask(_));
+            if active && !self.active[index] {
+                // While it had nothing to do it saved up nothing.
+                self.used[index] = self.used[index].max(self.clock);
+            }
+            self.active[index] = active;
+        }
+        if nexts.contains(&Next::Run) {
+            let least_used = (0..nexts.len()).filter(|&i| self.active[i]).min_by_key(|&i| self.used[i]);
+            return least_used.map_or(Choice::Sleep, Choice::Run);
+        }
+        let soonest = nexts.iter().filter_map(|next| match next {
+            Next::Wait(until) | Next::Ask(until) => Some(*until),
+            _ => None,
+        });
+        soonest.min().map_or(Choice::Sleep, Choice::Wait)
+    }
+
+    fn ran(&mut self, index: usize, took: Duration) {
+        self.clock = self.clock.max(self.used[index]);
+        self.used[index] += took / self.shares[index];
+    }
 }
 
-/// A model that had nothing to do has saved up nothing: it joins level with the one that used the least.
-fn credit(engines: &mut [Shared], nexts: &[Next]) {
-    let level = engines.iter().filter(|shared| shared.active).map(|shared| shared.used).min();
-    for (shared, next) in engines.iter_mut().zip(nexts) {
-        let active = *next != Next::Empty;
-        if active && !shared.active {
-            shared.used = shared.used.max(level.unwrap_or(shared.used));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: Duration = Duration::from_millis(10);
+
+    /// How many of so many turns each model gets.
+    fn turns(turns: &mut Turns, count: usize, nexts: &[Next]) -> Vec<usize> {
+        let mut got = vec![0; nexts.len()];
+        for _ in 0..count {
+            let Choice::Run(index) = turns.choose(nexts) else {
+                panic!("there is work");
+            };
+            turns.ran(index, BATCH);
+            got[index] += 1;
         }
-        shared.active = active;
+        got
+    }
+
+    #[test]
+    fn models_with_work_get_their_shares() {
+        assert_eq!(turns(&mut Turns::new(vec![1, 1]), 100, &[Next::Run, Next::Run]), [50, 50]);
+        assert_eq!(turns(&mut Turns::new(vec![3, 1]), 100, &[Next::Run, Next::Run]), [75, 25]);
+    }
+
+    #[test]
+    fn a_model_that_had_nothing_to_do_has_saved_up_nothing() {
+        let mut both = Turns::new(vec![1, 1]);
+        turns(&mut both, 1000, &[Next::Run, Next::Empty]);
+        assert_eq!(both.choose(&[Next::Empty, Next::Empty]), Choice::Sleep);
+        assert_eq!(turns(&mut both, 1, &[Next::Empty, Next::Run]), [0, 1]);
+        let got = turns(&mut both, 100, &[Next::Run, Next::Run]);
+        assert!((49..=51).contains(&got[0]), "{got:?}");
+    }
+
+    #[test]
+    fn a_model_that_takes_no_more_holds_up_no_other() {
+        let now = Instant::now();
+        let mut both = Turns::new(vec![1, 1]);
+        assert_eq!(turns(&mut both, 10, &[Next::Ask(now), Next::Run]), [0, 10]);
+        assert_eq!(both.choose(&[Next::Ask(now), Next::Empty]), Choice::Wait(now));
+    }
+
+    #[test]
+    fn a_linger_ends_when_another_model_is_ready() {
+        let later = Instant::now() + BATCH;
+        let mut both = Turns::new(vec![1, 1]);
+        assert_eq!(turns(&mut both, 10, &[Next::Wait(later), Next::Run]), [5, 5]);
     }
 }

@@ -226,7 +226,7 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
 
     /// How many jobs the stages can hold together.
     pub(crate) fn places(&self) -> usize {
-        self.stages.iter().map(Stage::places).sum::<usize>().max(1)
+        self.stages.iter().map(Stage::places).fold(0, usize::saturating_add).max(1)
     }
 
     fn then<B: Send + 'static>(

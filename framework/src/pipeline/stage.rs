@@ -200,9 +200,10 @@ where
     fn run<'a>(&'a self, job: &'a Job, input: In) -> Walk<'a, B> {
         Box::pin(async move {
             let (value, held) = self.before.run(job, input).await?;
+            let asked = Instant::now();
             let place = self.entry.enter(job, held).await?;
             let span = self.entry.span();
-            let result = self.pool.run(job, value, place, span).await;
+            let result = self.pool.run(job, value, place, asked, span).await;
             self.entry.leave(result)
         })
     }
@@ -232,10 +233,11 @@ impl<M: Model, In: Send + 'static> Chain<In, M::Output> for GpuOne<M, In> {
     fn run<'a>(&'a self, job: &'a Job, input: In) -> Walk<'a, M::Output> {
         Box::pin(async move {
             let (item, held) = self.before.run(job, input).await?;
+            let asked = Instant::now();
             let place = self.entry.enter(job, held).await?;
             let span = self.entry.span();
             let items = vec![Some(item)];
-            let result = self.gpu.run(job, items, place, span).await;
+            let result = self.gpu.run(job, items, place, asked, span).await;
             let (outputs, place) = self.entry.leave(result)?;
             let output = outputs
                 .into_iter()
@@ -275,10 +277,11 @@ where
     fn run<'a>(&'a self, job: &'a Job, input: In) -> Walk<'a, (Rest, Vec<M::Output>)> {
         Box::pin(async move {
             let ((rest, items), held) = self.before.run(job, input).await?;
+            let asked = Instant::now();
             let place = self.entry.enter(job, held).await?;
             let span = self.entry.span();
             let items = items.into_iter().map(Some).collect();
-            let result = self.gpu.run(job, items, place, span).await;
+            let result = self.gpu.run(job, items, place, asked, span).await;
             let (outputs, place) = self.entry.leave(result)?;
             Ok(((rest, outputs), place))
         })

@@ -28,7 +28,8 @@ struct Task<A, B> {
     input: A,
     place: Place,
     reply: oneshot::Sender<(Result<B>, Place)>,
-    queued: Instant,
+    /// When it asked for a place.
+    asked: Instant,
     span: Span,
 }
 
@@ -58,9 +59,16 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
     }
 
     /// Runs `f` on one of the threads. The place travels along, and is freed there if the caller goes away.
-    pub(crate) async fn run(&self, job: &Job, input: A, place: Place, span: Span) -> Result<(B, Place)> {
+    pub(crate) async fn run(
+        &self,
+        job: &Job,
+        input: A,
+        place: Place,
+        asked: Instant,
+        span: Span,
+    ) -> Result<(B, Place)> {
         let (reply, answer) = oneshot::channel();
-        let task = Task { job: job.clone(), input, place, reply, queued: Instant::now(), span };
+        let task = Task { job: job.clone(), input, place, reply, asked, span };
         let closed = || Error::transient(format_args!("stage `{}` is closed", self.name));
         self.queue.push(task).map_err(|_| closed())?;
         let (output, place) = answer.await.map_err(|_| closed())?;
@@ -84,9 +92,9 @@ fn serve<A, B: Send + 'static>(
         if task.reply.is_closed() {
             continue;
         }
-        let Task { job, input, place, reply, queued, span } = task;
+        let Task { job, input, place, reply, asked, span } = task;
         let started = Instant::now();
-        meter.waited(started - queued);
+        meter.waited(started - asked);
         let output = {
             let _entered = span.entered();
             fence(|| f(&job, input)).map_err(|failure| failure.into_error())

@@ -17,7 +17,7 @@ pub(crate) struct Places(Arc<Semaphore>);
 
 impl Places {
     pub(crate) fn new(count: usize) -> Self {
-        Places(Arc::new(Semaphore::new(count)))
+        Places(Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS))))
     }
 
     pub(crate) async fn enter(&self) -> Result<Place> {

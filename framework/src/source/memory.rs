@@ -234,7 +234,11 @@ impl Source for Memory {
             let changed = self.0.changed.notified();
             match self.0.take(max) {
                 Taken::Some(deliveries) => return Ok(deliveries),
-                Taken::End => return Ok(Vec::new()),
+                Taken::End => {
+                    // Whoever else waits shall see the end too.
+                    self.0.changed.notify_one();
+                    return Ok(Vec::new());
+                }
                 Taken::Nothing(None) => changed.await,
                 Taken::Nothing(Some(at)) => tokio::select! {
                     () = changed => {}

@@ -21,6 +21,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::job::{Lease, Outcome, Routes, run};
 use super::leases::{Held, Leases, State};
 use super::report::Report;
+use super::stop::Stop;
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::job::Job;
@@ -92,12 +93,13 @@ impl Control {
         once: bool,
     ) -> Self {
         let (to_outcomes, outcomes) = unbounded_channel();
+        let source_count = sources.len();
         Control {
             meters: sources.iter().map(|source| SourceMeter::new(source.name())).collect(),
             sources: sources.into_iter().map(Intake::new).collect(),
             routes,
             jobs,
-            in_flight,
+            in_flight: in_flight.max(source_count),
             config,
             once,
             leases: Leases::new(),
@@ -111,17 +113,19 @@ impl Control {
         }
     }
 
-    /// Serves until the sources end, `stop` says so, or a fault of the node; then drains.
-    pub(super) async fn run(mut self, stop: impl Future<Output = ()>) -> End {
-        let mut stop = pin!(stop);
+    /// Serves until the sources end, a signal to stop, the worker's future is dropped, or a fault of the node; then
+    /// drains.
+    pub(super) async fn run(mut self, mut stop: Stop, dropped: impl Future<Output = ()>) -> End {
+        let mut dropped = pin!(dropped);
         while !self.is_done() {
             self.receive_more();
             tokio::select! {
                 () = self.step() => {}
-                () = &mut stop => break,
+                () = stop.told(1) => break,
+                () = &mut dropped => break,
             }
         }
-        self.drain().await
+        self.drain(stop).await
     }
 
     fn is_done(&self) -> bool {
@@ -359,19 +363,18 @@ impl Control {
     }
 
     /// Stops taking jobs, waits for those there are, gives back the rest, and waits for the verdicts to be told.
-    async fn drain(mut self) -> End {
+    async fn drain(mut self, mut stop: Stop) -> End {
         // Dropping a receive loses nothing, and dropping a source closes it.
         self.receiving.clear();
         self.sources.iter_mut().for_each(|source| source.idle = None);
-        let fatal = self.failure.is_some();
+        let fatal = self.failure.as_ref().is_some_and(|why| why.fault() == Fault::Fatal);
         if self.leases.len() > 0 {
             let grace = if fatal { Duration::ZERO } else { self.config.grace };
             info!(jobs = self.leases.len(), ?grace, "draining: no more jobs are taken");
-            let mut again = pin!(stop_signal());
             let patience = self.wait_for_jobs(grace);
             tokio::select! {
                 () = patience => {}
-                () = &mut again => info!("told to stop again: not waiting for jobs"),
+                () = stop.told(2) => info!("told to stop again: not waiting for jobs"),
             }
         }
         // Those that ended meanwhile are done, not given back.
@@ -468,23 +471,4 @@ async fn tell(receipt: &dyn Receipt, verdict: &Verdict) -> Result<()> {
         sleep(pause).await;
         pause = (pause * 2).min(SETTLE_ATTEMPT);
     }
-}
-
-/// Resolves at SIGTERM or SIGINT. If signals cannot be heard, never.
-pub(super) async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        warn!("cannot listen for SIGTERM and SIGINT; the worker will not drain on them");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM"),
-        _ = interrupt.recv() => info!("SIGINT"),
-    }
-}
-
-/// Whether a signal to stop came within so long.
-pub(super) async fn stopped_within(time: Duration) -> bool {
-    timeout(time, stop_signal()).await.is_ok()
 }

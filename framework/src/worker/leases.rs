@@ -156,3 +156,7 @@ impl Leases {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

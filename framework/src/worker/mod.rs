@@ -7,6 +7,7 @@ mod control;
 mod job;
 mod leases;
 mod report;
+mod stop;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,12 +26,16 @@ use crate::source::{AnySource, Source};
 use control::{Control, End};
 use job::{AnyRoute, Route, Routes};
 pub use report::Report;
+use stop::Stop;
 
 /// The exit code after a fault of the node: the platform should start the worker elsewhere.
 pub const EXIT_NODE_FAULT: u8 = 70;
 
 /// How long a worker that cannot start waits before it tries again.
 const START_AGAIN: Duration = Duration::from_secs(30);
+
+/// The longest grace.
+const LONGEST_GRACE: Duration = Duration::from_secs(86_400);
 
 /// How long a worker at its end waits for its threads: one that hangs in user code cannot be stopped.
 const JOIN_WITHIN: Duration = Duration::from_secs(2);
@@ -112,9 +117,9 @@ impl Worker {
         self.set(move |config| config.in_flight = Some(jobs.max(1)))
     }
 
-    /// How long a drain waits for jobs before it gives them back. Default 30 s.
+    /// How long a drain waits for jobs before it gives them back, at most a day. Default 30 s.
     pub fn grace(self, grace: Duration) -> Self {
-        self.set(move |config| config.grace = grace)
+        self.set(move |config| config.grace = grace.min(LONGEST_GRACE))
     }
 
     /// How often a job may fail before it is rejected. Default 5.
@@ -134,22 +139,14 @@ impl Worker {
     /// a node whose container fails. A wrong setting, or a model that cannot load, keeps the process up, not
     /// ready and saying so, and is tried again every 30 s.
     pub async fn run(mut self) -> ExitCode {
-        let outcome = async {
-            let config = self.config()?;
-            loop {
-                match self.start(&config).await {
-                    Ok(started) => break self.serve(started, &config, false).await,
-                    Err(why) if why.fault() == Fault::Fatal => break Err(why),
-                    Err(why) => {
-                        error!(error = %why, retry_s = START_AGAIN.as_secs(), "not ready: the worker cannot start");
-                        if control::stopped_within(START_AGAIN).await {
-                            break Ok(Report::default());
-                        }
-                    }
-                }
+        let mut stop = match Stop::listen().await {
+            Ok(stop) => stop,
+            Err(why) => {
+                error!(error = %why, code = EXIT_NODE_FAULT, "worker ends: this node is unfit");
+                return ExitCode::from(EXIT_NODE_FAULT);
             }
         };
-        match outcome.await {
+        match self.run_until(&mut stop).await {
             Ok(report) => {
                 info!(%report, "worker ends");
                 ExitCode::SUCCESS
@@ -160,20 +157,47 @@ impl Worker {
             }
             Err(why) => {
                 error!(error = %why, "not ready: waiting to be stopped");
-                control::stop_signal().await;
+                stop.told(1).await;
                 ExitCode::SUCCESS
             }
         }
     }
 
-    /// Runs until the sources end, or SIGTERM or SIGINT, for programs that do one round of work.
+    async fn run_until(&mut self, stop: &mut Stop) -> Result<Report> {
+        let config = self.config()?;
+        loop {
+            let started = tokio::select! {
+                started = self.start(&config) => started,
+                () = stop.told(1) => return Ok(Report::default()),
+            };
+            match started {
+                Ok(started) => return self.serve(started, &config, false, stop.clone()).await,
+                Err(why) if why.fault() == Fault::Fatal => return Err(why),
+                Err(why) => {
+                    error!(error = %why, retry_s = START_AGAIN.as_secs(), "not ready: the worker cannot start");
+                    if stop.told_within(START_AGAIN).await {
+                        return Ok(Report::default());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs until the sources end, or SIGTERM or SIGINT, for programs that do one round of work. If the future is
+    /// dropped, the worker drains by itself.
     ///
     /// # Errors
     /// Whatever keeps it from starting or receiving: nothing is tried again.
     pub async fn run_once(mut self) -> Result<Report> {
+        let mut stop = Stop::listen().await?;
         let config = self.config()?;
-        let started = self.start(&config).await?;
-        self.serve(started, &config, true).await
+        tokio::select! {
+            started = self.start(&config) => {
+                let started = started?;
+                self.serve(started, &config, true, stop).await
+            }
+            () = stop.told(1) => Ok(Report::default()),
+        }
     }
 
     fn config(&mut self) -> Result<Config> {
@@ -200,18 +224,18 @@ impl Worker {
         }
         let outlook = starter.outlook.clone();
         let pools = starter.finish().await?;
-        let places = self.routes.iter().map(|(_, route)| route.places()).sum();
+        let places = self.routes.iter().map(|(_, route)| route.places()).fold(0, usize::saturating_add);
         Ok(Started { routes: Arc::new(routes), outlook, pools, in_flight: config.in_flight.unwrap_or(places) })
     }
 
-    async fn serve(&mut self, started: Started, config: &Config, once: bool) -> Result<Report> {
+    async fn serve(&mut self, started: Started, config: &Config, once: bool, stop: Stop) -> Result<Report> {
         let Started { routes, outlook, pools, in_flight } = started;
         let mut sources = std::mem::take(&mut self.sources);
         sources.iter_mut().for_each(|source| source.outlook(outlook.clone()));
         let jobs = tokio::runtime::Handle::current();
         let control = Control::new(sources, routes, jobs, in_flight, config.clone(), once);
         info!(in_flight, "ready");
-        let end = on_own_thread(control).await?;
+        let end = on_own_thread(control, stop).await?;
         join(pools).await;
         match end.failure {
             Some(why) => Err(why),
@@ -243,13 +267,16 @@ struct Started {
 }
 
 /// Runs the control loop on a thread and runtime of its own: what is polled there opens its connections there.
-async fn on_own_thread(control: Control) -> Result<End> {
-    let (sender, ended) = tokio::sync::oneshot::channel();
+async fn on_own_thread(control: Control, stop: Stop) -> Result<End> {
+    let (mut sender, ended) = tokio::sync::oneshot::channel();
     let work = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let end = runtime
-            .context("starting the control thread's runtime")
-            .map(|runtime| runtime.block_on(control.run(control::stop_signal())));
+        let end = runtime.context("starting the control thread's runtime").map(|runtime| {
+            let end = runtime.block_on(control.run(stop, sender.closed()));
+            // What an adapter left running must not hold up the end.
+            runtime.shutdown_background();
+            end
+        });
         // The worker that waits for it may have been dropped.
         let _ = sender.send(end);
     };

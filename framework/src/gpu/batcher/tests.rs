@@ -279,6 +279,7 @@ proptest! {
             prop_assert_eq!(bench.batcher.is_full(), full);
             let next = bench.batcher.next(bench.now);
             match next {
+                Next::Ask(_) => unreachable!("only an engine answers so"),
                 Next::Empty => prop_assert!(left.is_empty()),
                 Next::Run => prop_assert!(!left.is_empty()),
                 Next::Wait(until) => prop_assert!(!full && !left.is_empty() && until > bench.now, "waits while full"),

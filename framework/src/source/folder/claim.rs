@@ -30,6 +30,8 @@ pub(super) struct Claim {
     pub(super) wait_ms: u64,
     /// Counts the times that it was rewritten.
     pub(super) beat: u64,
+    /// The state of the file that is worked on.
+    pub(super) input: Fingerprint,
 }
 
 /// A name that no other worker has: of a process, a moment and a count.
@@ -72,7 +74,6 @@ pub(super) struct Claimed {
     pub(super) shared: Arc<Shared>,
     pub(super) id: String,
     pub(super) key: Key,
-    pub(super) input: Fingerprint,
     /// The claim as this worker last wrote it. An async mutex, held over the write that changes it.
     pub(super) state: Mutex<(Claim, Version)>,
 }
@@ -81,14 +82,23 @@ impl Claimed {
     /// Rewrites the claim if it is still ours.
     async fn rewrite(&self, wait: Duration) -> Result<bool> {
         let mut state = self.state.lock().await;
-        let (claim, version) = &*state;
-        let claim = Claim { wait_ms: wait.as_millis() as u64, beat: claim.beat + 1, ..claim.clone() };
-        let mode = Put::Match(version.clone());
-        match write(&self.shared, &self.key, &claim, mode).await? {
-            Some(version) => *state = (claim, version),
-            None => return Ok(false),
+        for _ in 0..2 {
+            let (claim, version) = &*state;
+            let claim = Claim { wait_ms: wait.as_millis() as u64, beat: claim.beat + 1, ..claim.clone() };
+            let mode = Put::Match(version.clone());
+            if let Some(version) = write(&self.shared, &self.key, &claim, mode).await? {
+                *state = (claim, version);
+                return Ok(true);
+            }
+            // An earlier attempt that was given up for its slowness may have been written after all.
+            match read(&self.shared, &self.key).await? {
+                Some((standing, version)) if standing.owner == claim.owner && standing.attempt == claim.attempt => {
+                    *state = (standing, version);
+                }
+                _ => return Ok(false),
+            }
         }
-        Ok(true)
+        Ok(false)
     }
 
     async fn extend_by(&self, by: Duration) -> Result<Extended> {
@@ -113,7 +123,8 @@ impl Claimed {
             return Ok(());
         }
         let attempt = self.state.lock().await.0.attempt;
-        end(&self.shared, &self.id, attempt, self.input, verdict).await?;
+        let input = self.state.lock().await.0.input;
+        end(&self.shared, &self.id, attempt, input, verdict).await?;
         self.shared.claims.delete(&self.key).await
     }
 }

@@ -49,13 +49,28 @@ fn beside(shared: &Shared, id: &str, suffix: &str) -> PathBuf {
     shared.outbox.join(format!("{id}{suffix}"))
 }
 
-/// Which state of the file has ended, done or failed.
-pub(super) fn ended(shared: &Shared, id: &str) -> Option<Fingerprint> {
+/// How a state of a file has ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Ended {
+    Done(Fingerprint),
+    Failed(Fingerprint),
+}
+
+/// How the file has ended, in whatever state it was then.
+pub(super) fn ended(shared: &Shared, id: &str) -> Option<Ended> {
     let read = |suffix| {
         let bytes = fs::read(beside(shared, id, suffix)).ok()?;
-        serde_json::from_slice::<Record>(&bytes).ok()
+        serde_json::from_slice::<Record>(&bytes).ok().map(|record| record.input)
     };
-    read(".done.json").or_else(|| read(".failed.json")).map(|record| record.input)
+    read(".done.json").map(Ended::Done).or_else(|| read(".failed.json").map(Ended::Failed))
+}
+
+/// Whether the names of what is written beside an input fit a file system.
+pub(super) fn name_fits(shared: &Shared, id: &str) -> bool {
+    const LONGEST_NAME: usize = 255;
+    let name = id.rsplit('/').next().unwrap_or(id);
+    let suffix = shared.suffix.len().max(".failed.json".len());
+    name.len() + suffix <= LONGEST_NAME
 }
 
 /// Whether a result stands there without its record: its worker died between the two.
@@ -97,7 +112,13 @@ pub(super) async fn end(
 /// Writes the result, unless one stands there already, and its record.
 pub(super) fn done(shared: &Shared, id: &str, attempt: u32, input: Fingerprint, output: Option<Bytes>) -> Result<()> {
     if let Some(output) = output {
-        put(shared, &beside(shared, id, &shared.suffix), &output)?;
+        let path = beside(shared, id, &shared.suffix);
+        put(shared, &path, &output)?;
+        if fs::read(&path).ok().is_none_or(|standing| standing != output) {
+            // A result without a record, of a worker that lost its claim: the record will be of this one.
+            fs::remove_file(&path).with_context(|| format!("replacing `{}`", path.display()))?;
+            put(shared, &path, &output)?;
+        }
     }
     let result = Some(format!("{id}{}", shared.suffix));
     let record = Record { id: id.to_owned(), attempt, input, result, failed: None, to_try_again: None };

@@ -13,6 +13,7 @@ mod scan;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -20,10 +21,13 @@ use tokio::task::JoinHandle;
 use super::{Delivery, Source};
 use crate::error::{Context, Error, Result};
 use crate::store;
+use crate::verdict::Verdict;
 use scan::Scanner;
 
 /// How long a claim lasts by default.
 const LEASE: Duration = Duration::from_secs(20);
+/// The shortest that can be kept up.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 /// How often an inbox without open files is looked at by default.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -55,6 +59,8 @@ pub(crate) struct Shared {
     claims: store::Folder,
     /// Tells this worker's claims from all others.
     owner: String,
+    /// The worker has gone: no more claims.
+    stopped: AtomicBool,
 }
 
 impl Folder {
@@ -82,6 +88,7 @@ impl Folder {
             by_path: false,
             claims,
             owner: claim::new_owner(),
+            stopped: AtomicBool::new(false),
         };
         let shared = Arc::new(shared);
         Ok(Folder {
@@ -98,9 +105,10 @@ impl Folder {
         self.set(|shared| shared.suffix = suffix.into())
     }
 
-    /// How long a claim lasts without being extended: how long a dead worker's files wait for another. Default 20 s.
+    /// How long a claim lasts without being extended: how long a dead worker's files wait for another. Default 20 s, at
+    /// least 100 ms.
     pub fn lease(self, lease: Duration) -> Self {
-        self.set(|shared| shared.lease = lease)
+        self.set(|shared| shared.lease = lease.max(SHORTEST_LEASE))
     }
 
     /// Ends once every file is done or has failed, instead of watching for new ones.
@@ -121,16 +129,34 @@ impl Folder {
         Ok(scan::open_files(&self.shared, &mut scan::Known::default())?.len())
     }
 
-    fn set(self, change: impl FnOnce(&mut Shared)) -> Self {
-        // Settings come before the first receive, so nothing else holds it yet but the scanner made here.
-        let Folder { scanner, shared, looking, claimed, ended } = self;
-        drop(scanner);
-        let mut shared = shared;
-        if let Some(only) = Arc::get_mut(&mut shared) {
+    fn set(mut self, change: impl FnOnce(&mut Shared)) -> Self {
+        // Settings come before the first receive, so nothing else holds it but the scanner made here.
+        self.scanner = None;
+        if let Some(only) = Arc::get_mut(&mut self.shared) {
             change(only);
         }
-        let scanner = Some(Scanner::new(shared.clone()));
-        Folder { shared, scanner, looking, claimed, ended }
+        self.scanner = Some(Scanner::new(self.shared.clone()));
+        self
+    }
+}
+
+impl Drop for Folder {
+    /// Claims nothing more, and gives back what was claimed and not given out.
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        let (looking, mut claimed) = (self.looking.take(), std::mem::take(&mut self.claimed));
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
+            if let Some(Ok((_, Ok(found)))) = futures_util::future::OptionFuture::from(looking).await {
+                claimed.extend(found);
+            }
+            for delivery in claimed {
+                // If it cannot be told, its lease will run out.
+                let _ = delivery.receipt.settle(&Verdict::give_back()).await;
+            }
+        });
     }
 }
 

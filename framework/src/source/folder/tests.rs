@@ -101,10 +101,49 @@ async fn a_result_whose_record_is_missing_is_recorded_and_not_done_again() {
     let mut bench = FolderBench::new();
     bench.reset().await;
     bench.push("a", b"x").await;
-    let mut folder = bench.source().once();
+    let mut died = bench.source();
+    assert_eq!(died.receive(8).await.unwrap().len(), 1);
     fs::write(bench.path("out").join("a.out"), "result").unwrap();
-    assert!(folder.receive(8).await.unwrap().is_empty());
+    drop(died);
+    assert!(bench.source().once().receive(8).await.unwrap().is_empty());
     assert_eq!(bench.ended("a").await, Some(Ended::Done));
+}
+
+#[tokio::test]
+async fn a_result_of_an_older_state_is_not_taken_for_that_of_a_newer() {
+    let mut bench = FolderBench::new();
+    bench.reset().await;
+    bench.push("a", b"old").await;
+    let mut died = bench.source();
+    assert_eq!(died.receive(8).await.unwrap().len(), 1);
+    fs::write(bench.path("out").join("a.out"), "of the old").unwrap();
+    drop(died);
+    bench.push("a", b"newer").await;
+    let received = bench.source().once().receive(8).await.unwrap();
+    assert_eq!((&received[0].payload[..], received[0].attempt), (&b"newer"[..], 2));
+    received[0].receipt.settle(&crate::Verdict::Done("result".into())).await.unwrap();
+    assert_eq!(bench.ended("a").await, Some(Ended::Done));
+}
+
+#[tokio::test]
+async fn what_was_claimed_and_not_given_out_is_given_back() {
+    let mut bench = FolderBench::new();
+    bench.reset().await;
+    for name in ["a", "b", "c"] {
+        bench.push(name, b"x").await;
+    }
+    let mut first = bench.source();
+    // Claims up to three, and gives out one.
+    let looking = tokio::time::timeout(Duration::ZERO, first.receive(3)).await;
+    assert!(looking.is_err());
+    assert_eq!(first.receive(1).await.unwrap().len(), 1);
+    drop(first);
+    let mut second = bench.source();
+    let mut given_back = Vec::new();
+    while given_back.len() < 2 {
+        given_back.extend(second.receive(8).await.unwrap());
+    }
+    assert_eq!(given_back.iter().map(|delivery| &delivery.id[..]).collect::<Vec<_>>(), ["b", "c"]);
 }
 
 #[tokio::test]
