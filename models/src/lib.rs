@@ -1,4 +1,4 @@
-//! Models for [forebay](forebay) pipelines.
+//! Models for [forebay] pipelines.
 //!
 //! | | what | feature |
 //! |---|---|---|

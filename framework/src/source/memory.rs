@@ -49,7 +49,7 @@ struct State {
 }
 
 struct Message {
-    id: String,
+    id: Arc<str>,
     attempts: u32,
     payload: Bytes,
     meta: Meta,
@@ -95,7 +95,7 @@ impl Memory {
 
     /// Adds a job with what comes beside its payload.
     pub fn push_with(&self, id: impl Into<String>, payload: impl Into<Bytes>, meta: Meta) {
-        let message = Message { id: id.into(), attempts: 0, payload: payload.into(), meta };
+        let message = Message { id: id.into().into(), attempts: 0, payload: payload.into(), meta };
         self.0.lock().visible.push_back(message);
         self.0.changed.notify_one();
     }
@@ -172,7 +172,7 @@ impl Shared {
         let number = state.numbers;
         let until = now + self.lease;
         let delivery = Delivery {
-            id: message.id.clone(),
+            id: message.id.to_string(),
             attempt: message.attempts,
             payload: message.payload.clone(),
             until,
@@ -252,7 +252,7 @@ impl Source for Memory {
 struct Ticket {
     queue: Arc<Shared>,
     number: u64,
-    id: String,
+    id: Arc<str>,
 }
 
 impl Receipt for Ticket {
@@ -280,7 +280,7 @@ impl Receipt for Ticket {
     }
 
     fn emit(&self, event: Event) {
-        self.queue.lock().events.push((self.id.clone(), event));
+        self.queue.lock().events.push((self.id.to_string(), event));
     }
 }
 
@@ -307,7 +307,11 @@ impl Ticket {
             }
         }
         if self.queue.keep {
-            state.settled.push(Settled { id: message.id, attempt: message.attempts, verdict: verdict.clone() });
+            state.settled.push(Settled {
+                id: message.id.to_string(),
+                attempt: message.attempts,
+                verdict: verdict.clone(),
+            });
         }
         if state.closed && state.leased.is_empty() {
             self.queue.changed.notify_one();

@@ -215,13 +215,12 @@ impl Control {
     }
 
     fn begin(&mut self, source: usize, delivery: Delivery) {
-        let name = self.sources[source].name;
-        let span = info_span!("job", id = %delivery.id, source = name, attempt = delivery.attempt);
-        let receipt = Some(delivery.receipt.clone());
-        let job = Job::delivered(delivery.id.clone().into(), delivery.attempt, delivery.meta.clone(), receipt);
-        let number = self.leases.enter(Instant::now(), source, &delivery, job.clone());
+        let Delivery { id, attempt, payload, until, meta, receipt } = delivery;
+        let span = info_span!("job", id = %id, source = self.sources[source].name, attempt);
+        let job = Job::delivered(id.into(), attempt, meta, Some(receipt.clone()));
+        let number = self.leases.enter(Instant::now(), source, until, receipt, job.clone());
         let lease = Lease::new(number, self.to_outcomes.clone());
-        let walk = run(self.routes.clone(), job, delivery.payload, lease, self.config.max_attempts);
+        let walk = run(self.routes.clone(), job, payload, lease, self.config.max_attempts);
         let task = self.jobs.spawn(walk.instrument(span)).abort_handle();
         if let Some(held) = self.leases.get(number) {
             held.task = Some(task);

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::job::Job;
-use crate::source::{Delivery, Receipt};
+use crate::source::Receipt;
 use crate::verdict::Verdict;
 
 pub(super) struct Leases {
@@ -59,19 +59,17 @@ impl Leases {
     }
 
     /// Enters a delivery; its number.
-    pub(super) fn enter(&mut self, now: Instant, source: usize, delivery: &Delivery, job: Job) -> u64 {
+    pub(super) fn enter(
+        &mut self,
+        now: Instant,
+        source: usize,
+        until: Instant,
+        receipt: Arc<dyn Receipt>,
+        job: Job,
+    ) -> u64 {
         self.numbers += 1;
-        let length = delivery.until.saturating_duration_since(now);
-        let held = Held {
-            source,
-            job,
-            receipt: delivery.receipt.clone(),
-            until: delivery.until,
-            task: None,
-            state: State::Working,
-            length,
-            due: None,
-        };
+        let length = until.saturating_duration_since(now);
+        let held = Held { source, job, receipt, until, task: None, state: State::Working, length, due: None };
         self.held.insert(self.numbers, held);
         self.renew_at(self.numbers, now + length / 3);
         self.numbers

@@ -25,15 +25,8 @@ impl Receipt for Nobody {
 const LEASE: Duration = Duration::from_secs(30);
 
 fn enter(leases: &mut Leases) -> u64 {
-    let delivery = Delivery {
-        id: "job".to_owned(),
-        attempt: 1,
-        payload: Default::default(),
-        until: Instant::now() + LEASE,
-        meta: Default::default(),
-        receipt: Arc::new(Nobody),
-    };
-    leases.enter(Instant::now(), 0, &delivery, Job::new("job"))
+    let now = Instant::now();
+    leases.enter(now, 0, now + LEASE, Arc::new(Nobody), Job::new("job"))
 }
 
 #[tokio::test(start_paused = true)]
