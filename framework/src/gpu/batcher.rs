@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::Items;
 use super::batching::Batching;
 use super::linger::Linger;
 use crate::job::Priority;
@@ -22,7 +23,7 @@ pub(crate) struct Measure<I> {
 
 /// A job's items as they come in, with whatever is needed to answer it.
 pub(crate) struct Request<I, R> {
-    pub(crate) items: Vec<Option<I>>,
+    pub(crate) items: Items<Option<I>>,
     pub(crate) arrived: Instant,
     pub(crate) priority: Priority,
     pub(crate) deadline: Option<Instant>,
@@ -58,7 +59,7 @@ pub(crate) enum Next {
 /// A job that is done: its reply, its outputs, and when its first batch was cut.
 pub(crate) struct Finished<O, R> {
     pub(crate) reply: R,
-    pub(crate) outputs: Vec<O>,
+    pub(crate) outputs: Items<O>,
     pub(crate) started: Instant,
 }
 
@@ -88,7 +89,7 @@ struct Work<I, O, R> {
     /// No item before this one waits.
     first: usize,
     waiting: usize,
-    outputs: Vec<Option<O>>,
+    outputs: Items<Option<O>>,
     unfinished: usize,
     started: Option<Instant>,
 }

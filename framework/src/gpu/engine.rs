@@ -136,7 +136,7 @@ impl<M: Model> Engine for ModelEngine<M> {
         self.plan.forecast.batch_ended(took, self.batcher.waiting());
         self.batches.ran(batch.inputs.len(), batch.fill, took);
         match outputs {
-            Ok(outputs) => self.answer(batch.origins.iter().copied().zip(outputs)),
+            Ok(outputs) => self.answer(ended, batch.origins.iter().copied().zip(outputs)),
             Err(why) => self.run_alone(&batch, why)?,
         }
         drop(entered);
@@ -152,7 +152,7 @@ impl<M: Model> Engine for ModelEngine<M> {
         let held = std::mem::take(&mut self.held);
         let waiters = held.into_iter().map(|call| call.waiter);
         for waiter in waiters.chain(self.batcher.fail_all()) {
-            waiter.answer(Err(why.clone()), &self.plan.answers);
+            waiter.fail(why.clone(), &self.plan.answers);
         }
     }
 }
@@ -186,7 +186,7 @@ impl<M: Model> ModelEngine<M> {
                     return Ok(());
                 }
                 Ok(Admit::Never(why)) => {
-                    call.waiter.answer(Err(why), &self.plan.answers);
+                    call.waiter.fail(why, &self.plan.answers);
                     return Ok(());
                 }
                 Err(failure) => {
@@ -194,7 +194,7 @@ impl<M: Model> ModelEngine<M> {
                         self.model = None;
                     }
                     let why = self.survive(failure)?;
-                    call.waiter.answer(Err(why), &self.plan.answers);
+                    call.waiter.fail(why, &self.plan.answers);
                     return Ok(());
                 }
             }
@@ -279,15 +279,14 @@ impl<M: Model> ModelEngine<M> {
         Error::fatal(format_args!("the model of stage `{}` is gone", self.plan.name))
     }
 
-    fn answer(&mut self, outputs: impl Iterator<Item = (Origin, M::Output)>) {
+    fn answer(&mut self, ended: Instant, outputs: impl Iterator<Item = (Origin, M::Output)>) {
         for (origin, output) in outputs {
             let Some(done) = self.batcher.complete(origin, output) else {
                 continue;
             };
-            let waited = done.started.saturating_duration_since(done.reply.asked);
-            self.plan.meter.waited(waited);
-            self.plan.meter.ran(done.started.elapsed());
-            done.reply.answer(Ok(done.outputs), &self.plan.answers);
+            self.plan.meter.waited(done.started.saturating_duration_since(done.reply.since));
+            self.plan.meter.ran(ended - done.started);
+            done.reply.done(done.outputs, ended, &self.plan.answers);
         }
     }
 
@@ -306,7 +305,7 @@ impl<M: Model> ModelEngine<M> {
             }
             let alone = std::slice::from_ref(input);
             match self.fenced(alone, |model| model.infer(alone)) {
-                Ok(outputs) => self.answer(outputs.into_iter().map(|output| (origin, output))),
+                Ok(outputs) => self.answer(Instant::now(), outputs.into_iter().map(|output| (origin, output))),
                 Err(failure) => self.blame(origin, failure)?,
             }
         }
@@ -323,7 +322,7 @@ impl<M: Model> ModelEngine<M> {
             if panicked && !again {
                 self.guilty.push(job.id().to_owned());
             }
-            waiter.answer(Err(why), &self.plan.answers);
+            waiter.fail(why, &self.plan.answers);
         }
         Ok(())
     }

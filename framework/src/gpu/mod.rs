@@ -16,12 +16,14 @@ pub(crate) mod thread;
 use std::sync::Arc;
 use std::time::Instant;
 
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tracing::Span;
 
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::model::Model;
+use crate::pipeline::Handover;
 use crate::pool::places::Place;
 use crate::pool::replies::Replies;
 use inbox::Inbox;
@@ -32,24 +34,27 @@ pub(crate) struct Gpu<M: Model> {
     pub(crate) inbox: Arc<ModelInbox<M>>,
 }
 
+/// What belongs to one job: most often one, and then it needs no memory of its own.
+pub(crate) type Items<T> = SmallVec<[T; 1]>;
+
 /// A job's items on their way to the device thread.
 pub(crate) struct Call<I, O> {
-    pub(crate) items: Vec<Option<I>>,
+    pub(crate) items: Items<Option<I>>,
     pub(crate) waiter: Waiter<O>,
 }
 
 pub(crate) type ModelInbox<M> = Inbox<Call<<M as Model>::Input, <M as Model>::Output>>;
 
 /// Answers on their way to those who wait.
-pub(crate) type Answers<O> = Replies<(Result<Vec<O>>, Place)>;
+pub(crate) type Answers<O> = Replies<Result<Handover<Items<O>>>>;
 
 /// Who waits for the outputs. The place comes back with the answer, or is freed if nobody takes it.
 pub(crate) struct Waiter<O> {
     pub(crate) job: Job,
     pub(crate) place: Place,
-    pub(crate) reply: oneshot::Sender<(Result<Vec<O>>, Place)>,
-    /// When it asked for a place, and when its items were handed over.
-    pub(crate) asked: Instant,
+    pub(crate) reply: oneshot::Sender<Result<Handover<Items<O>>>>,
+    /// Since when it has waited for the stage, and when its items were handed over.
+    pub(crate) since: Instant,
     pub(crate) queued: Instant,
     pub(crate) span: Span,
 }
@@ -59,32 +64,38 @@ impl<O> Waiter<O> {
         self.reply.is_closed()
     }
 
-    pub(crate) fn answer(self, outputs: Result<Vec<O>>, replies: &Answers<O>)
+    /// Hands out the outputs, complete `since` then.
+    pub(crate) fn done(self, outputs: Items<O>, since: Instant, answers: &Answers<O>)
     where
         O: Send + 'static,
     {
-        replies.send(self.reply, (outputs, self.place));
+        answers.send(self.reply, Ok(Handover { value: outputs, place: Some(self.place), since }));
+    }
+
+    pub(crate) fn fail(self, why: Error, answers: &Answers<O>)
+    where
+        O: Send + 'static,
+    {
+        answers.send(self.reply, Err(why));
     }
 }
 
 impl<M: Model> Gpu<M> {
-    /// Has the items run, in whatever batches, and gathers their outputs in the same order. No items, no wait.
-    pub(crate) async fn run(
+    /// Has the items run, of which there is at least one, in whatever batches, and gathers their outputs in the same
+    /// order.
+    pub(crate) fn run(
         &self,
         job: &Job,
-        items: Vec<Option<M::Input>>,
+        items: Items<Option<M::Input>>,
         place: Place,
-        asked: Instant,
+        since: Instant,
         span: Span,
-    ) -> Result<(Vec<M::Output>, Place)> {
-        if items.is_empty() {
-            return Ok((Vec::new(), place));
-        }
+    ) -> impl Future<Output = Result<Handover<Items<M::Output>>>> {
         let (reply, answer) = oneshot::channel();
-        let waiter = Waiter { job: job.clone(), place, reply, asked, queued: Instant::now(), span };
-        self.inbox.push(Call { items, waiter })?;
-        let (outputs, place) = answer.await.map_err(|_| self.ended())?;
-        Ok((outputs?, place))
+        let waiter = Waiter { job: job.clone(), place, reply, since, queued: Instant::now(), span };
+        // A closed inbox drops the call, and the answer tells.
+        let _ = self.inbox.push(Call { items, waiter });
+        async move { answer.await.map_err(|_| self.ended())? }
     }
 
     fn ended(&self) -> Error {

@@ -9,6 +9,7 @@ mod stage;
 mod start;
 
 use std::any::{TypeId, type_name};
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -21,7 +22,7 @@ use crate::model::Model;
 
 pub(crate) use budget::Budget;
 pub(crate) use options::apply as apply_options;
-pub(crate) use stage::{Chain, Stop};
+pub(crate) use stage::{End, Handover, Rest, Step};
 pub use start::Running;
 pub(crate) use start::{Pools, Starter, Walker};
 
@@ -58,11 +59,12 @@ pub struct Pipeline<In, Out> {
     pub(crate) stages: Vec<Stage>,
     /// Types of the results with which stages may end a job early; they must all be the pipeline's own.
     ends: Vec<(&'static str, TypeId, &'static str)>,
+    /// Puts the stages in front of what comes after them.
     build: Arc<BuildFn<In, Out>>,
     pub(crate) budget: Option<usize>,
 }
 
-type BuildFn<In, Out> = dyn Fn(&mut Starter, &[Stage]) -> Result<Arc<dyn Chain<In, Out>>> + Send + Sync;
+type BuildFn<In, Out> = dyn Fn(&mut Starter, &[Stage], Arc<dyn Rest<Out>>) -> Result<Arc<dyn Rest<In>>> + Send + Sync;
 
 /// Places in front of a CPU stage, unless set. Waking a thread or a task takes tens of microseconds; with fewer places
 /// a stage of very short jobs stands still between wake-ups (`before.places=33` in the bench `hop` shows it).
@@ -97,12 +99,7 @@ impl<In: Send + 'static> Pipeline<In, In> {
     /// A pipeline without stages, to which they are added.
     #[allow(clippy::new_without_default, reason = "an empty pipeline is a beginning, not a default")]
     pub fn new() -> Self {
-        Pipeline {
-            stages: Vec::new(),
-            ends: Vec::new(),
-            build: Arc::new(|_, _| Ok(Arc::new(stage::Begin))),
-            budget: None,
-        }
+        Pipeline { stages: Vec::new(), ends: Vec::new(), build: Arc::new(|_, _, rest| Ok(rest)), budget: None }
     }
 }
 
@@ -116,9 +113,9 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
         F: Fn(Job, A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<B>> + Send + 'static,
     {
-        let f = Arc::new(f);
-        self.then(name, Kind::Io { limit: limit.max(1) }, move |starter, stage, before| {
-            Ok(Arc::new(stage::Io::new(starter, stage, before, f.clone())))
+        self.io_or_end(name, limit, move |job, value| {
+            let work = f(job, value);
+            async move { Ok(ControlFlow::<Infallible, B>::Continue(work.await?)) }
         })
     }
 
@@ -133,10 +130,7 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
         F: Fn(Job, A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<ControlFlow<End, B>>> + Send + 'static,
     {
-        let f = Arc::new(f);
-        let mut pipeline = self.then(name, Kind::Io { limit: limit.max(1) }, move |starter, stage, before| {
-            Ok(Arc::new(stage::Gate::new(starter, stage, before, f.clone())))
-        });
+        let mut pipeline = self.io_or_end(name, limit, f);
         let end = (name, TypeId::of::<End>(), type_name::<End>());
         pipeline.ends.push(end);
         pipeline
@@ -150,8 +144,8 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
     {
         let f = Arc::new(f);
         let kind = Kind::Cpu { threads: threads.max(1), places: None };
-        self.then(name, kind, move |starter, stage, before| {
-            Ok(Arc::new(stage::CpuStage::new(starter, stage, before, f.clone())?))
+        self.then(name, kind, move |starter, stage, next| {
+            Ok(Arc::new(stage::CpuStage::new(starter, stage, next, f.clone())?))
         })
     }
 
@@ -164,8 +158,8 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
     {
         let load = Arc::new(load);
         let kind = Kind::Gpu { batching, each: false };
-        self.then(name, kind, move |starter, stage, before| {
-            Ok(Arc::new(stage::GpuOne::<M, _>::new(starter, stage, before, load.clone())?))
+        self.then(name, kind, move |starter, stage, next| {
+            Ok(Arc::new(stage::GpuOne::<M>::new(starter, stage, next, load.clone())?))
         })
     }
 
@@ -175,9 +169,9 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
         let bytes = Arc::new(bytes);
         let build = self.build;
         Pipeline {
-            build: Arc::new(move |starter, stages| {
-                let before = build(starter, stages)?;
-                Ok(Arc::new(stage::Sized::new(starter, before, bytes.clone())))
+            build: Arc::new(move |starter, stages, next| {
+                let sized = stage::Sized::new(starter, next, bytes.clone());
+                build(starter, stages, Arc::new(sized))
             }),
             stages: self.stages,
             ends: self.ends,
@@ -211,7 +205,7 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
         start::start(self).await
     }
 
-    pub(crate) fn build(&self, starter: &mut Starter) -> Result<Arc<dyn Chain<In, A>>> {
+    pub(crate) fn build(&self, starter: &mut Starter) -> Result<Arc<dyn Rest<In>>> {
         for (stage, id, name) in &self.ends {
             if *id != TypeId::of::<A>() {
                 return Err(Error::invalid(format_args!(
@@ -220,8 +214,9 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
                 )));
             }
         }
+        self.stages.iter().try_for_each(|stage| starter.claim(stage.name))?;
         starter.budget = Budget::new(self.budget);
-        (self.build)(starter, &self.stages)
+        (self.build)(starter, &self.stages, Arc::new(End))
     }
 
     /// How many jobs the stages can hold together.
@@ -229,11 +224,24 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
         self.stages.iter().map(Stage::places).fold(0, usize::saturating_add).max(1)
     }
 
+    fn io_or_end<B, Early, F, Fut>(self, name: &'static str, limit: usize, f: F) -> Pipeline<In, B>
+    where
+        B: Send + 'static,
+        Early: Send + 'static,
+        F: Fn(Job, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<ControlFlow<Early, B>>> + Send + 'static,
+    {
+        let f = Arc::new(f);
+        self.then(name, Kind::Io { limit: limit.max(1) }, move |starter, stage, next| {
+            Ok(Arc::new(stage::Io::new(starter, stage, next, f.clone())))
+        })
+    }
+
     fn then<B: Send + 'static>(
         self,
         name: &'static str,
         kind: Kind,
-        make: impl Fn(&mut Starter, &Stage, Arc<dyn Chain<In, A>>) -> Result<Arc<dyn Chain<In, B>>> + Send + Sync + 'static,
+        make: impl Fn(&mut Starter, &Stage, Arc<dyn Rest<B>>) -> Result<Arc<dyn Rest<A>>> + Send + Sync + 'static,
     ) -> Pipeline<In, B> {
         let index = self.stages.len();
         let build = self.build;
@@ -243,27 +251,26 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
             stages,
             ends: self.ends,
             budget: self.budget,
-            build: Arc::new(move |starter, stages| {
-                let before = build(starter, stages)?;
-                starter.claim(stages[index].name)?;
-                make(starter, &stages[index], before)
+            build: Arc::new(move |starter, stages, next| {
+                let rest = make(starter, &stages[index], next)?;
+                build(starter, stages, rest)
             }),
         }
     }
 }
 
-impl<In: Send + 'static, Rest: Send + 'static, I: Send + 'static> Pipeline<In, (Rest, Vec<I>)> {
+impl<In: Send + 'static, R: Send + 'static, I: Send + 'static> Pipeline<In, (R, Vec<I>)> {
     /// A device stage that scatters and gathers: each job's items are batched with other jobs' items, and come back
     /// together in their order, beside the rest of the job. No items are legal.
-    pub fn gpu_each<M, L>(self, name: &'static str, batching: Batching, load: L) -> Pipeline<In, (Rest, Vec<M::Output>)>
+    pub fn gpu_each<M, L>(self, name: &'static str, batching: Batching, load: L) -> Pipeline<In, (R, Vec<M::Output>)>
     where
         M: Model<Input = I>,
         L: Fn() -> Result<M> + Send + Sync + 'static,
     {
         let load = Arc::new(load);
         let kind = Kind::Gpu { batching, each: true };
-        self.then(name, kind, move |starter, stage, before| {
-            Ok(Arc::new(stage::GpuEach::<M, _>::new(starter, stage, before, load.clone())?))
+        self.then(name, kind, move |starter, stage, next| {
+            Ok(Arc::new(stage::GpuEach::<M, R>::new(starter, stage, next, load.clone())?))
         })
     }
 }

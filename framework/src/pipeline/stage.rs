@@ -1,5 +1,5 @@
-//! The stages at work. A job is one task that walks through them; each is a bounded number of places with a pool
-//! behind, and the whole chain is a future of the job's own.
+//! The stages at work. A job is one task that goes from stage to stage; each is a bounded number of places with a
+//! pool behind.
 //!
 //! Hand over hand: a job keeps its place in one stage until it holds a place in the next.
 
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
+use smallvec::smallvec;
 use tracing::{Instrument, Span, debug_span};
 
 use super::{Budget, Stage, Starter};
@@ -23,29 +24,37 @@ use crate::pool::places::{Place, Places};
 use crate::pool::replies::Replies;
 use crate::telemetry::StageMeter;
 
-/// A pipeline up to some stage.
-pub(crate) trait Chain<In, Out>: Send + Sync {
-    /// Walks one job through it. What comes out still holds its place in the last stage.
-    fn run<'a>(&'a self, job: &'a Job, input: In) -> Walk<'a, Out>;
+/// A pipeline from some stage on, for jobs that come to it as an `A`.
+pub(crate) trait Rest<A>: Send + Sync {
+    /// Takes one job into the first of its stages.
+    fn run<'a>(&'a self, job: &'a Job, from: Handover<A>) -> Step<'a>;
 }
 
-pub(crate) type Walk<'a, Out> = BoxFuture<'a, Result<(Out, Option<Place>), Stop>>;
-
-/// Why a job does not reach the end of its pipeline.
-pub(crate) enum Stop {
-    Error(Error),
-    /// A stage ended it early, with what the pipeline would have given.
-    Ended(Box<dyn Any + Send>),
+/// What comes next for a job.
+pub(crate) enum Step<'a> {
+    /// A stage, and what comes after it. Only one is alive at a time, so a job that waits costs the memory of one.
+    Stage(BoxFuture<'a, Result<Step<'a>>>),
+    /// Its end, with what the pipeline gives for it.
+    End(Box<dyn Any + Send>),
 }
 
-type Before<In, A> = Arc<dyn Chain<In, A>>;
+/// What a job brings from one stage to the next.
+pub(crate) struct Handover<A> {
+    pub(crate) value: A,
+    /// Its place in the stage that it comes from, kept until it has one in the next.
+    pub(crate) place: Option<Place>,
+    /// When that stage was done with it, and it began to wait for the next.
+    pub(crate) since: Instant,
+}
 
-/// The start of every chain.
-pub(crate) struct Begin;
+type Next<B> = Arc<dyn Rest<B>>;
 
-impl<In: Send + 'static> Chain<In, In> for Begin {
-    fn run<'a>(&'a self, _: &'a Job, input: In) -> Walk<'a, In> {
-        Box::pin(std::future::ready(Ok((input, None))))
+/// After the last stage.
+pub(crate) struct End;
+
+impl<A: Send + 'static> Rest<A> for End {
+    fn run<'a>(&'a self, _: &'a Job, from: Handover<A>) -> Step<'a> {
+        Step::End(Box::new(from.value))
     }
 }
 
@@ -67,7 +76,7 @@ impl Entry {
     }
 
     /// Takes a place here, and only then gives up the one before.
-    async fn enter(&self, job: &Job, before: Option<Place>) -> Result<Place, Stop> {
+    async fn enter(&self, job: &Job, before: Option<Place>) -> Result<Place> {
         let place = self.places.enter().await.map_err(|why| self.blame(why))?;
         drop(before);
         job.enter(self.name);
@@ -79,103 +88,64 @@ impl Entry {
         debug_span!("stage", name = self.name)
     }
 
-    fn blame(&self, why: Error) -> Stop {
-        Stop::Error(why.context(format_args!("stage `{}`", self.name)))
+    fn blame(&self, why: Error) -> Error {
+        why.context(format_args!("stage `{}`", self.name))
     }
 
-    fn leave<B>(&self, result: Result<(B, Place)>) -> Result<(B, Option<Place>), Stop> {
-        let (value, place) = result.map_err(|why| self.blame(why))?;
+    fn leave<B>(&self, result: Result<B>) -> Result<B> {
+        let value = result.map_err(|why| self.blame(why))?;
         self.meter.left.increment(1);
-        Ok((value, Some(place)))
+        Ok(value)
     }
 }
 
-pub(crate) struct Io<In, A, F> {
-    before: Before<In, A>,
+/// An async stage, which may end a job early with an `Early`.
+pub(crate) struct Io<B, Early, F> {
+    next: Next<B>,
     entry: Entry,
     f: Arc<F>,
+    early: PhantomData<fn() -> Early>,
 }
 
-impl<In, A, F> Io<In, A, F> {
-    pub(crate) fn new(starter: &mut Starter, stage: &Stage, before: Before<In, A>, f: Arc<F>) -> Self {
+impl<B, Early, F> Io<B, Early, F> {
+    pub(crate) fn new(starter: &mut Starter, stage: &Stage, next: Next<B>, f: Arc<F>) -> Self {
         let entry = Entry::new(starter, stage);
-        Io { before, entry, f }
+        Io { next, entry, f, early: PhantomData }
     }
 }
 
-impl<In, A, B, F, Fut> Chain<In, B> for Io<In, A, F>
+impl<A, B, Early, F, Fut> Rest<A> for Io<B, Early, F>
 where
-    In: Send + 'static,
     A: Send + 'static,
     B: Send + 'static,
+    Early: Send + 'static,
     F: Fn(Job, A) -> Fut + Send + Sync,
-    Fut: Future<Output = Result<B>> + Send,
+    Fut: Future<Output = Result<ControlFlow<Early, B>>> + Send,
 {
-    fn run<'a>(&'a self, job: &'a Job, input: In) -> Walk<'a, B> {
-        Box::pin(async move {
-            let (value, held) = self.before.run(job, input).await?;
-            let asked = Instant::now();
-            let place = self.entry.enter(job, held).await?;
+    fn run<'a>(&'a self, job: &'a Job, from: Handover<A>) -> Step<'a> {
+        Step::Stage(Box::pin(async move {
+            let place = self.entry.enter(job, from.place).await?;
             let started = Instant::now();
-            self.entry.meter.waited(started - asked);
-            let span = self.entry.span();
-            let result = (self.f)(job.clone(), value).instrument(span).await;
-            self.entry.meter.ran(started.elapsed());
-            self.entry.leave(result.map(|value| (value, place)))
-        })
+            self.entry.meter.waited(started - from.since);
+            let result = (self.f)(job.clone(), from.value).instrument(self.entry.span()).await;
+            let since = Instant::now();
+            self.entry.meter.ran(since - started);
+            Ok(match self.entry.leave(result)? {
+                ControlFlow::Continue(value) => self.next.run(job, Handover { value, place: Some(place), since }),
+                ControlFlow::Break(end) => Step::End(Box::new(end)),
+            })
+        }))
     }
 }
 
-pub(crate) struct Gate<In, A, F, End> {
-    before: Before<In, A>,
-    entry: Entry,
-    f: Arc<F>,
-    end: PhantomData<fn() -> End>,
-}
-
-impl<In, A, F, End> Gate<In, A, F, End> {
-    pub(crate) fn new(starter: &mut Starter, stage: &Stage, before: Before<In, A>, f: Arc<F>) -> Self {
-        let entry = Entry::new(starter, stage);
-        let end = PhantomData;
-        Gate { before, entry, f, end }
-    }
-}
-
-impl<In, A, B, End, F, Fut> Chain<In, B> for Gate<In, A, F, End>
-where
-    In: Send + 'static,
-    A: Send + 'static,
-    B: Send + 'static,
-    End: Send + 'static,
-    F: Fn(Job, A) -> Fut + Send + Sync,
-    Fut: Future<Output = Result<ControlFlow<End, B>>> + Send,
-{
-    fn run<'a>(&'a self, job: &'a Job, input: In) -> Walk<'a, B> {
-        Box::pin(async move {
-            let (value, held) = self.before.run(job, input).await?;
-            let asked = Instant::now();
-            let place = self.entry.enter(job, held).await?;
-            let started = Instant::now();
-            self.entry.meter.waited(started - asked);
-            let span = self.entry.span();
-            let result = (self.f)(job.clone(), value).instrument(span).await;
-            self.entry.meter.ran(started.elapsed());
-            match self.entry.leave(result.map(|flow| (flow, place)))? {
-                (ControlFlow::Continue(value), place) => Ok((value, place)),
-                (ControlFlow::Break(end), _) => Err(Stop::Ended(Box::new(end))),
-            }
-        })
-    }
-}
-
-pub(crate) struct CpuStage<In, A, B> {
-    before: Before<In, A>,
+pub(crate) struct CpuStage<A, B> {
+    next: Next<B>,
     entry: Entry,
     pool: Cpu<A, B>,
 }
 
-impl<In, A: Send + 'static, B: Send + 'static> CpuStage<In, A, B> {
-    pub(crate) fn new<F>(starter: &mut Starter, stage: &Stage, before: Before<In, A>, f: Arc<F>) -> Result<Self>
+impl<A: Send + 'static, B: Send + 'static> CpuStage<A, B> {
+    pub(crate) fn new<F>(starter: &mut Starter, stage: &Stage, next: Next<B>, f: Arc<F>) -> Result<Self>
     where
         F: Fn(&Job, A) -> Result<B> + Send + Sync + 'static,
     {
@@ -187,131 +157,119 @@ impl<In, A: Send + 'static, B: Send + 'static> CpuStage<In, A, B> {
             Cpu::start(stage.name, threads.max(1), entry.meter.clone(), Replies::start(&starter.runtime), f)?;
         starter.close_later(pool.closer());
         starter.threads.extend(threads);
-        Ok(CpuStage { before, entry, pool })
+        Ok(CpuStage { next, entry, pool })
     }
 }
 
-impl<In, A, B> Chain<In, B> for CpuStage<In, A, B>
+impl<A, B> Rest<A> for CpuStage<A, B>
 where
-    In: Send + 'static,
     A: Send + 'static,
     B: Send + 'static,
 {
-    fn run<'a>(&'a self, job: &'a Job, input: In) -> Walk<'a, B> {
-        Box::pin(async move {
-            let (value, held) = self.before.run(job, input).await?;
-            let asked = Instant::now();
-            let place = self.entry.enter(job, held).await?;
-            let span = self.entry.span();
-            let result = self.pool.run(job, value, place, asked, span).await;
-            self.entry.leave(result)
-        })
+    fn run<'a>(&'a self, job: &'a Job, from: Handover<A>) -> Step<'a> {
+        Step::Stage(Box::pin(async move {
+            let place = self.entry.enter(job, from.place).await?;
+            let result = self.pool.run(job, from.value, place, from.since, self.entry.span()).await;
+            Ok(self.next.run(job, self.entry.leave(result)?))
+        }))
     }
 }
 
 /// A device stage in which a job is one item.
-pub(crate) struct GpuOne<M: Model, In> {
-    before: Before<In, M::Input>,
+pub(crate) struct GpuOne<M: Model> {
+    next: Next<M::Output>,
     entry: Entry,
     gpu: Gpu<M>,
 }
 
-impl<M: Model, In> GpuOne<M, In> {
+impl<M: Model> GpuOne<M> {
     pub(crate) fn new(
         starter: &mut Starter,
         stage: &Stage,
-        before: Before<In, M::Input>,
+        next: Next<M::Output>,
         load: Arc<impl Fn() -> Result<M> + Send + Sync + 'static>,
     ) -> Result<Self> {
         let entry = Entry::new(starter, stage);
         let gpu = starter.gpu(stage, entry.meter.clone(), load)?;
-        Ok(GpuOne { before, entry, gpu })
+        Ok(GpuOne { next, entry, gpu })
     }
 }
 
-impl<M: Model, In: Send + 'static> Chain<In, M::Output> for GpuOne<M, In> {
-    fn run<'a>(&'a self, job: &'a Job, input: In) -> Walk<'a, M::Output> {
-        Box::pin(async move {
-            let (item, held) = self.before.run(job, input).await?;
-            let asked = Instant::now();
-            let place = self.entry.enter(job, held).await?;
-            let span = self.entry.span();
-            let items = vec![Some(item)];
-            let result = self.gpu.run(job, items, place, asked, span).await;
-            let (outputs, place) = self.entry.leave(result)?;
-            let output = outputs
-                .into_iter()
-                .next()
-                .ok_or_else(|| self.entry.blame(Error::fatal("one item went in, and none came out")))?;
-            Ok((output, place))
-        })
+impl<M: Model> Rest<M::Input> for GpuOne<M> {
+    fn run<'a>(&'a self, job: &'a Job, from: Handover<M::Input>) -> Step<'a> {
+        Step::Stage(Box::pin(async move {
+            let place = self.entry.enter(job, from.place).await?;
+            let items = smallvec![Some(from.value)];
+            let result = self.gpu.run(job, items, place, from.since, self.entry.span()).await;
+            let Handover { value: outputs, place, since } = self.entry.leave(result)?;
+            let output = outputs.into_iter().next();
+            let value = output.ok_or_else(|| self.entry.blame(Error::fatal("one item went in, and none came out")))?;
+            Ok(self.next.run(job, Handover { value, place, since }))
+        }))
     }
 }
 
-/// A device stage in which a job is any number of items.
-pub(crate) struct GpuEach<M: Model, Input> {
-    before: Input,
+/// A device stage in which a job is any number of items, beside an `R` that passes it by.
+pub(crate) struct GpuEach<M: Model, R> {
+    next: Next<(R, Vec<M::Output>)>,
     entry: Entry,
     gpu: Gpu<M>,
 }
 
-impl<M: Model, Input> GpuEach<M, Input> {
+impl<M: Model, R> GpuEach<M, R> {
     pub(crate) fn new(
         starter: &mut Starter,
         stage: &Stage,
-        before: Input,
+        next: Next<(R, Vec<M::Output>)>,
         load: Arc<impl Fn() -> Result<M> + Send + Sync + 'static>,
     ) -> Result<Self> {
         let entry = Entry::new(starter, stage);
         let gpu = starter.gpu(stage, entry.meter.clone(), load)?;
-        Ok(GpuEach { before, entry, gpu })
+        Ok(GpuEach { next, entry, gpu })
     }
 }
 
-impl<M, In, Rest> Chain<In, (Rest, Vec<M::Output>)> for GpuEach<M, Before<In, (Rest, Vec<M::Input>)>>
+impl<M, R> Rest<(R, Vec<M::Input>)> for GpuEach<M, R>
 where
     M: Model,
-    In: Send + 'static,
-    Rest: Send + 'static,
+    R: Send + 'static,
 {
-    fn run<'a>(&'a self, job: &'a Job, input: In) -> Walk<'a, (Rest, Vec<M::Output>)> {
-        Box::pin(async move {
-            let ((rest, items), held) = self.before.run(job, input).await?;
-            let asked = Instant::now();
-            let place = self.entry.enter(job, held).await?;
-            let span = self.entry.span();
+    fn run<'a>(&'a self, job: &'a Job, from: Handover<(R, Vec<M::Input>)>) -> Step<'a> {
+        Step::Stage(Box::pin(async move {
+            let place = self.entry.enter(job, from.place).await?;
+            let (rest, items) = from.value;
+            if items.is_empty() {
+                let none = self.entry.leave(Ok((rest, Vec::new())))?;
+                return Ok(self.next.run(job, Handover { value: none, place: Some(place), since: from.since }));
+            }
             let items = items.into_iter().map(Some).collect();
-            let result = self.gpu.run(job, items, place, asked, span).await;
-            let (outputs, place) = self.entry.leave(result)?;
-            Ok(((rest, outputs), place))
-        })
+            let result = self.gpu.run(job, items, place, from.since, self.entry.span()).await;
+            let Handover { value: outputs, place, since } = self.entry.leave(result)?;
+            Ok(self.next.run(job, Handover { value: (rest, outputs.into_vec()), place, since }))
+        }))
     }
 }
 
 /// Counts what a job holds after the stage before.
-pub(crate) struct Sized<In, A, F> {
-    before: Before<In, A>,
+pub(crate) struct Sized<A, F> {
+    next: Next<A>,
     budget: Budget,
     bytes: Arc<F>,
 }
 
-impl<In, A, F> Sized<In, A, F> {
-    pub(crate) fn new(starter: &Starter, before: Before<In, A>, bytes: Arc<F>) -> Self {
-        Sized { before, budget: starter.budget.clone(), bytes }
+impl<A, F> Sized<A, F> {
+    pub(crate) fn new(starter: &Starter, next: Next<A>, bytes: Arc<F>) -> Self {
+        Sized { next, budget: starter.budget.clone(), bytes }
     }
 }
 
-impl<In, A, F> Chain<In, A> for Sized<In, A, F>
+impl<A, F> Rest<A> for Sized<A, F>
 where
-    In: Send + 'static,
     A: Send + 'static,
     F: Fn(&A) -> usize + Send + Sync,
 {
-    fn run<'a>(&'a self, job: &'a Job, input: In) -> Walk<'a, A> {
-        Box::pin(async move {
-            let (value, held) = self.before.run(job, input).await?;
-            self.budget.resize(job, (self.bytes)(&value));
-            Ok((value, held))
-        })
+    fn run<'a>(&'a self, job: &'a Job, from: Handover<A>) -> Step<'a> {
+        self.budget.resize(job, (self.bytes)(&from.value));
+        self.next.run(job, from)
     }
 }

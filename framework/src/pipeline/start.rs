@@ -3,15 +3,18 @@
 //! Several pipelines may start together, and then share one thread per device. What has started is stopped again
 //! when it is dropped; [`Pools::join`] waits for its threads as well.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use tokio::runtime::Handle;
 
-use super::{Budget, Chain, Kind, Pipeline, Stage, Stop};
+use super::{Budget, Handover, Kind, Pipeline, Rest, Stage, Step};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::engine::Plan;
@@ -153,32 +156,42 @@ pub struct Running<In, Out> {
 
 /// Walks jobs through one pipeline.
 pub(crate) struct Walker<In, Out> {
-    chain: Arc<dyn Chain<In, Out>>,
+    stages: Arc<dyn Rest<In>>,
     pub(crate) budget: Budget,
+    out: PhantomData<fn() -> Out>,
 }
 
 impl<In: Send + 'static, Out: Send + 'static> Walker<In, Out> {
     pub(crate) fn build(starter: &mut Starter, pipeline: &Pipeline<In, Out>) -> Result<Self> {
-        let chain = pipeline.build(starter)?;
+        let stages = pipeline.build(starter)?;
         let budget = starter.budget.clone();
-        Ok(Walker { chain, budget })
+        Ok(Walker { stages, budget, out: PhantomData })
     }
 
     /// Walks a job that comes with `bytes` bytes from start to end. A panic of user code is the job's failure.
     pub(crate) async fn walk(&self, job: &Job, input: In, bytes: usize) -> Result<Out> {
         let _held = self.budget.enter(job, bytes).await;
-        let walk = AssertUnwindSafe(self.chain.run(job, input)).catch_unwind();
+        let walk = AssertUnwindSafe(self.stages_of(job, input)).catch_unwind();
         let unless_ended = CancelOnDrop(Some(job));
         let walked = walk.await;
         unless_ended.disarm();
         match walked {
-            Ok(Ok((output, _place))) => Ok(output),
-            Ok(Err(Stop::Error(why))) => Err(why),
-            Ok(Err(Stop::Ended(output))) => output
-                .downcast()
-                .map(|output| *output)
-                .map_err(|_| Error::fatal("a stage ended the job with another type than the pipeline's")),
+            Ok(end) => match end?.downcast() {
+                Ok(output) => Ok(*output),
+                Err(_) => Err(Error::fatal("a job ended with another type than the pipeline's")),
+            },
             Err(payload) => Err(panicked(&*payload).context(format_args!("stage `{}`", job.stage()))),
+        }
+    }
+
+    async fn stages_of(&self, job: &Job, input: In) -> Result<Box<dyn Any + Send>> {
+        let from = Handover { value: input, place: None, since: Instant::now() };
+        let mut step = self.stages.run(job, from);
+        loop {
+            match step {
+                Step::Stage(stage) => step = stage.await?,
+                Step::End(output) => return Ok(output),
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use super::queue::Queue;
 use super::replies::Replies;
 use crate::error::{Context, Error, Result};
 use crate::job::Job;
+use crate::pipeline::Handover;
 use crate::telemetry::StageMeter;
 
 pub(crate) struct Cpu<A, B> {
@@ -27,9 +28,9 @@ struct Task<A, B> {
     job: Job,
     input: A,
     place: Place,
-    reply: oneshot::Sender<(Result<B>, Place)>,
-    /// When it asked for a place.
-    asked: Instant,
+    reply: oneshot::Sender<Result<Handover<B>>>,
+    /// Since when the job has waited for this stage.
+    since: Instant,
     span: Span,
 }
 
@@ -39,7 +40,7 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
         name: &'static str,
         threads: usize,
         meter: StageMeter,
-        replies: Replies<(Result<B>, Place)>,
+        replies: Replies<Result<Handover<B>>>,
         f: Arc<F>,
     ) -> Result<(Self, Vec<thread::JoinHandle<()>>)>
     where
@@ -58,21 +59,20 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
         Ok((pool, threads))
     }
 
-    /// Runs `f` on one of the threads. The place travels along, and is freed there if the caller goes away.
-    pub(crate) async fn run(
+    /// Has `f` run on one of the threads. The place travels along, and is freed there if the caller goes away.
+    pub(crate) fn run(
         &self,
         job: &Job,
         input: A,
         place: Place,
-        asked: Instant,
+        since: Instant,
         span: Span,
-    ) -> Result<(B, Place)> {
+    ) -> impl Future<Output = Result<Handover<B>>> + use<A, B> {
+        let name = self.name;
         let (reply, answer) = oneshot::channel();
-        let task = Task { job: job.clone(), input, place, reply, asked, span };
-        let closed = || Error::transient(format_args!("stage `{}` is closed", self.name));
-        self.queue.push(task).map_err(|_| closed())?;
-        let (output, place) = answer.await.map_err(|_| closed())?;
-        Ok((output?, place))
+        // A closed queue drops the task, and the answer tells.
+        let _ = self.queue.push(Task { job: job.clone(), input, place, reply, since, span });
+        async move { answer.await.map_err(|_| Error::transient(format_args!("stage `{name}` is closed")))? }
     }
 
     /// Lets the threads end and fails what is queued.
@@ -85,21 +85,22 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
 fn serve<A, B: Send + 'static>(
     queue: &Queue<Task<A, B>>,
     meter: &StageMeter,
-    replies: &Replies<(Result<B>, Place)>,
+    replies: &Replies<Result<Handover<B>>>,
     f: &impl Fn(&Job, A) -> Result<B>,
 ) {
     while let Some(task) = queue.pop() {
         if task.reply.is_closed() {
             continue;
         }
-        let Task { job, input, place, reply, asked, span } = task;
+        let Task { job, input, place, reply, since, span } = task;
         let started = Instant::now();
-        meter.waited(started - asked);
+        meter.waited(started - since);
         let output = {
             let _entered = span.entered();
             fence(|| f(&job, input)).map_err(|failure| failure.into_error())
         };
-        meter.ran(started.elapsed());
-        replies.send(reply, (output, place));
+        let ended = Instant::now();
+        meter.ran(ended - started);
+        replies.send(reply, output.map(|value| Handover { value, place: Some(place), since: ended }));
     }
 }

@@ -80,7 +80,7 @@ impl Bench {
         let left: Vec<Option<Item>> = measures.iter().enumerate().map(item).collect();
         let reply = Reply { job, gone: Rc::default() };
         self.batcher.push(Request {
-            items: left.clone(),
+            items: left.clone().into(),
             arrived: self.now,
             priority,
             deadline: None,
@@ -339,7 +339,7 @@ fn a_deadline_comes_before_a_class() {
     let mut bench = Bench::new(Batching::items(1));
     bench.push(&[(1, 0)], Priority::Normal);
     bench.batcher.push(Request {
-        items: vec![Some(Item { job: 1, index: 0, weight: 1, key: 0 })],
+        items: [Some(Item { job: 1, index: 0, weight: 1, key: 0 })].into(),
         arrived: bench.now,
         priority: Priority::Low,
         deadline: Some(bench.now + Duration::from_millis(50)),
@@ -374,7 +374,7 @@ fn many_that_have_gone_are_dropped_at_once() {
     let gone = Rc::new(Cell::new(true));
     for job in 0..100_000 {
         bench.batcher.push(Request {
-            items: vec![Some(Item { job, index: 0, weight: 1, key: 0 })],
+            items: [Some(Item { job, index: 0, weight: 1, key: 0 })].into(),
             arrived: bench.now,
             priority: Priority::Normal,
             deadline: None,
