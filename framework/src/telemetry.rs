@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
+use crate::job::Job;
 use crate::verdict::Verdict;
 
 #[cfg(feature = "telemetry")]
@@ -48,20 +49,28 @@ pub const SETTLE_FAILURES: &str = "forebay_settle_failures_total";
 /// The meters of one stage.
 #[derive(Clone)]
 pub(crate) struct StageMeter {
+    stage: &'static str,
     wait: Histogram,
     run: Histogram,
-    pub(crate) entered: Counter,
+    entered: Counter,
     pub(crate) left: Counter,
 }
 
 impl StageMeter {
     pub(crate) fn new(stage: &'static str) -> Self {
         StageMeter {
+            stage,
             wait: histogram!(STAGE_WAIT, "stage" => stage),
             run: histogram!(STAGE_RUN, "stage" => stage),
             entered: counter!(STAGE_ENTERED, "stage" => stage),
             left: counter!(STAGE_LEFT, "stage" => stage),
         }
+    }
+
+    /// The job has a place in the stage.
+    pub(crate) fn enters(&self, job: &Job) {
+        job.enter(self.stage);
+        self.entered.increment(1);
     }
 
     pub(crate) fn waited(&self, time: Duration) {

@@ -82,6 +82,9 @@ impl<M: Model> Plan<M> {
 
 type ModelBatcher<M> = Batcher<<M as Model>::Input, <M as Model>::Output, Waiter<<M as Model>::Output>>;
 
+type ModelCall<M> = Call<<M as Model>::Input, <M as Model>::Output>;
+type ModelRequest<M> = Request<<M as Model>::Input, Waiter<<M as Model>::Output>>;
+
 struct ModelEngine<M: Model> {
     plan: Plan<M>,
     /// `None` after a panic, until it is made anew.
@@ -89,19 +92,25 @@ struct ModelEngine<M: Model> {
     batcher: ModelBatcher<M>,
     collator: Option<Collator<M>>,
     batches: BatchMeter,
-    received: Vec<Call<M::Input, M::Output>>,
-    /// Calls that the model would take later.
-    held: Vec<Call<M::Input, M::Output>>,
+    received: Vec<(ModelCall<M>, Instant)>,
+    /// Requests that the model would take later.
+    held: Vec<ModelRequest<M>>,
     /// Jobs whose items panicked alone, since an item last passed.
     guilty: Vec<String>,
 }
 
 impl<M: Model> Engine for ModelEngine<M> {
     fn receive(&mut self) -> Result<()> {
-        let mut calls = std::mem::take(&mut self.held);
-        self.plan.inbox.drain(&mut self.received);
-        calls.append(&mut self.received);
-        calls.into_iter().try_for_each(|call| self.admit(call))
+        let held = std::mem::take(&mut self.held);
+        held.into_iter().try_for_each(|request| self.admit(request))?;
+        let mut received = std::mem::take(&mut self.received);
+        self.plan.inbox.drain(&mut received);
+        received.drain(..).try_for_each(|(call, arrived)| {
+            let request = call.into_request(arrived, self.plan.inbox.place());
+            self.admit(request)
+        })?;
+        self.received = received;
+        Ok(())
     }
 
     fn next(&mut self, now: Instant) -> Next {
@@ -125,7 +134,7 @@ impl<M: Model> Engine for ModelEngine<M> {
         let span = debug_span!("batch", stage = self.plan.name, items = batch.inputs.len());
         if !span.is_disabled() {
             for waiter in self.batcher.replies(&batch.origins) {
-                span.follows_from(&waiter.span);
+                span.follows_from(&waiter.caller.span);
             }
         }
         let entered = span.enter();
@@ -150,7 +159,7 @@ impl<M: Model> Engine for ModelEngine<M> {
     fn close(&mut self, why: &Error) {
         self.plan.inbox.close(why.clone());
         let held = std::mem::take(&mut self.held);
-        let waiters = held.into_iter().map(|call| call.waiter);
+        let waiters = held.into_iter().map(|request| request.reply);
         for waiter in waiters.chain(self.batcher.fail_all()) {
             waiter.fail(why.clone(), &self.plan.answers);
         }
@@ -166,11 +175,11 @@ impl<M: Model> Drop for ModelEngine<M> {
 }
 
 impl<M: Model> ModelEngine<M> {
-    fn admit(&mut self, call: Call<M::Input, M::Output>) -> Result<()> {
-        if call.waiter.is_gone() {
+    fn admit(&mut self, request: ModelRequest<M>) -> Result<()> {
+        if request.reply.is_gone() {
             return Ok(());
         }
-        for item in call.items.iter().flatten() {
+        for item in request.items.iter().flatten() {
             let Some(model) = &mut self.model else {
                 return Err(self.gone());
             };
@@ -182,11 +191,11 @@ impl<M: Model> ModelEngine<M> {
             match asked {
                 Ok(Admit::Now) => {}
                 Ok(Admit::Later) => {
-                    self.held.push(call);
+                    self.held.push(request);
                     return Ok(());
                 }
                 Ok(Admit::Never(why)) => {
-                    call.waiter.fail(why, &self.plan.answers);
+                    request.reply.fail(why, &self.plan.answers);
                     return Ok(());
                 }
                 Err(failure) => {
@@ -194,19 +203,12 @@ impl<M: Model> ModelEngine<M> {
                         self.model = None;
                     }
                     let why = self.survive(failure)?;
-                    call.waiter.fail(why, &self.plan.answers);
+                    request.reply.fail(why, &self.plan.answers);
                     return Ok(());
                 }
             }
         }
-        let Call { items, waiter } = call;
-        self.batcher.push(Request {
-            items,
-            arrived: waiter.queued,
-            priority: waiter.job.meta().priority,
-            deadline: waiter.job.deadline().map(|deadline| deadline.into_std()),
-            reply: waiter,
-        });
+        self.batcher.push(request);
         Ok(())
     }
 
@@ -284,7 +286,7 @@ impl<M: Model> ModelEngine<M> {
             let Some(done) = self.batcher.complete(origin, output) else {
                 continue;
             };
-            self.plan.meter.waited(done.started.saturating_duration_since(done.reply.since));
+            self.plan.meter.waited(done.started.saturating_duration_since(done.reply.caller.since));
             self.plan.meter.ran(ended - done.started);
             done.reply.done(done.outputs, ended, &self.plan.answers);
         }
@@ -317,7 +319,7 @@ impl<M: Model> ModelEngine<M> {
         let panicked = matches!(failure, Failure::Panic(_));
         let why = self.survive(failure)?;
         if let Some(waiter) = self.batcher.fail(origin) {
-            let job = &waiter.job;
+            let job = &waiter.caller.job;
             let again = job.attempt() > 1 && self.guilty.iter().any(|id| id == job.id());
             if panicked && !again {
                 self.guilty.push(job.id().to_owned());

@@ -1,12 +1,15 @@
 //! What async tasks hand to the device thread, and how it is woken.
 //!
-//! Its bound is the places of the stage. Closing it says why, so that whoever comes later gets the reason. A mutex,
-//! because many tasks push; the device thread takes all at once.
+//! It is bounded by the places of the stage: whoever finds none waits in [`Line`] for one. Closing it says why, so
+//! that whoever comes later gets the reason. A mutex, because many tasks push; the device thread takes all at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
+use std::time::Instant;
 
 use crate::error::Error;
+use crate::pool::places::{Door, Entrant, Line, Place, Task};
+use crate::telemetry::StageMeter;
 
 pub(crate) struct Inbox<T> {
     state: Mutex<State<T>>,
@@ -14,7 +17,9 @@ pub(crate) struct Inbox<T> {
 }
 
 struct State<T> {
-    items: Vec<T>,
+    /// Those who have a place, and since when.
+    items: Vec<(T, Instant)>,
+    line: Line<T>,
     closed: Option<Error>,
 }
 
@@ -35,37 +40,56 @@ impl Waker {
     }
 }
 
-impl<T> Inbox<T> {
-    pub(crate) fn new(device: Arc<Waker>) -> Self {
-        let state = State { items: Vec::new(), closed: None };
+impl<T: Task> Inbox<T> {
+    pub(crate) fn new(places: usize, meter: StageMeter, device: Arc<Waker>) -> Self {
+        let state = State { items: Vec::new(), line: Line::new(places, meter), closed: None };
         Inbox { state: Mutex::new(state), device }
     }
 
-    pub(crate) fn push(&self, item: T) -> Result<(), Error> {
+    /// Hands a task over, which gives up its place `before` when it has one here; or drops it, if the inbox is closed.
+    pub(crate) fn push(&self, task: T, before: Option<Place>) {
         let mut state = self.lock();
-        if let Some(why) = &state.closed {
-            return Err(why.clone());
+        if state.closed.is_some() {
+            // Nothing is dropped while the lock is held.
+            drop(state);
+            return drop((task, before));
         }
+        let enters = state.line.join((task, before));
+        self.let_in(state, enters);
+    }
+
+    fn let_in(&self, mut state: MutexGuard<'_, State<T>>, enters: Option<Entrant<T>>) {
+        let Some((task, before)) = enters else {
+            return;
+        };
         let first = state.items.is_empty();
-        state.items.push(item);
+        state.items.push((task, Instant::now()));
         drop(state);
+        drop(before);
         // Whoever pushed the first of these has woken the thread already.
         if first {
             self.device.wake();
         }
-        Ok(())
     }
 
-    /// Swaps what has come with `empty`.
-    pub(crate) fn drain(&self, empty: &mut Vec<T>) {
+    /// Swaps what has come with `empty`. Each of them has a [`place`](Inbox::place).
+    pub(crate) fn drain(&self, empty: &mut Vec<(T, Instant)>) {
         std::mem::swap(&mut self.lock().items, empty);
     }
 
-    /// Refuses further items with `why`, unless it is closed already, and drops those that wait.
+    /// The place of one that was drained.
+    pub(crate) fn place(self: &Arc<Self>) -> Place
+    where
+        T: 'static,
+    {
+        Place::of(self.clone())
+    }
+
+    /// Refuses further tasks with `why`, unless it is closed already, and drops those that wait.
     pub(crate) fn close(&self, why: Error) {
         let mut state = self.lock();
         state.closed.get_or_insert(why);
-        let left = std::mem::take(&mut state.items);
+        let left = (std::mem::take(&mut state.items), state.line.clear());
         drop(state);
         drop(left);
     }
@@ -77,5 +101,13 @@ impl<T> Inbox<T> {
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Task> Door for Inbox<T> {
+    fn leave(&self) {
+        let mut state = self.lock();
+        let enters = state.line.next();
+        self.let_in(state, enters);
     }
 }

@@ -24,8 +24,9 @@ use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::model::Model;
 use crate::pipeline::Handover;
-use crate::pool::places::Place;
+use crate::pool::places::{Place, Task};
 use crate::pool::replies::Replies;
+use batcher::Request;
 use inbox::Inbox;
 
 /// The way into one model's queue.
@@ -39,8 +40,23 @@ pub(crate) type Items<T> = SmallVec<[T; 1]>;
 
 /// A job's items on their way to the device thread.
 pub(crate) struct Call<I, O> {
-    pub(crate) items: Items<Option<I>>,
-    pub(crate) waiter: Waiter<O>,
+    items: Items<Option<I>>,
+    caller: Caller<O>,
+}
+
+impl<I, O> Call<I, O> {
+    pub(crate) fn into_request(self, arrived: Instant, place: Place) -> Request<I, Waiter<O>> {
+        let Call { items, caller } = self;
+        let priority = caller.job.meta().priority;
+        let deadline = caller.job.deadline().map(|deadline| deadline.into_std());
+        Request { items, arrived, priority, deadline, reply: Waiter { caller, place } }
+    }
+}
+
+impl<I: Send, O: Send> Task for Call<I, O> {
+    fn job(&self) -> &Job {
+        &self.caller.job
+    }
 }
 
 pub(crate) type ModelInbox<M> = Inbox<Call<<M as Model>::Input, <M as Model>::Output>>;
@@ -48,20 +64,24 @@ pub(crate) type ModelInbox<M> = Inbox<Call<<M as Model>::Input, <M as Model>::Ou
 /// Answers on their way to those who wait.
 pub(crate) type Answers<O> = Replies<Result<Handover<Items<O>>>>;
 
-/// Who waits for the outputs. The place comes back with the answer, or is freed if nobody takes it.
-pub(crate) struct Waiter<O> {
+/// Who wants the outputs.
+pub(crate) struct Caller<O> {
     pub(crate) job: Job,
-    pub(crate) place: Place,
-    pub(crate) reply: oneshot::Sender<Result<Handover<Items<O>>>>,
-    /// Since when it has waited for the stage, and when its items were handed over.
+    reply: oneshot::Sender<Result<Handover<Items<O>>>>,
+    /// Since when the job has waited for the stage.
     pub(crate) since: Instant,
-    pub(crate) queued: Instant,
     pub(crate) span: Span,
+}
+
+/// Who wants the outputs, with a place in the stage. It goes back with the answer, or is freed if nobody takes it.
+pub(crate) struct Waiter<O> {
+    pub(crate) caller: Caller<O>,
+    place: Place,
 }
 
 impl<O> Waiter<O> {
     pub(crate) fn is_gone(&self) -> bool {
-        self.reply.is_closed()
+        self.caller.reply.is_closed()
     }
 
     /// Hands out the outputs, complete `since` then.
@@ -69,32 +89,32 @@ impl<O> Waiter<O> {
     where
         O: Send + 'static,
     {
-        answers.send(self.reply, Ok(Handover { value: outputs, place: Some(self.place), since }));
+        answers.send(self.caller.reply, Ok(Handover { value: outputs, place: Some(self.place), since }));
     }
 
     pub(crate) fn fail(self, why: Error, answers: &Answers<O>)
     where
         O: Send + 'static,
     {
-        answers.send(self.reply, Err(why));
+        answers.send(self.caller.reply, Err(why));
     }
 }
 
 impl<M: Model> Gpu<M> {
-    /// Has the items run, of which there is at least one, in whatever batches, and gathers their outputs in the same
-    /// order.
+    /// Has the items run, of which there is at least one, in whatever batches, when the job has a place here and has
+    /// given up its place `before`. The outputs come in the same order.
     pub(crate) fn run(
         &self,
         job: &Job,
         items: Items<Option<M::Input>>,
-        place: Place,
+        before: Option<Place>,
         since: Instant,
         span: Span,
     ) -> impl Future<Output = Result<Handover<Items<M::Output>>>> {
         let (reply, answer) = oneshot::channel();
-        let waiter = Waiter { job: job.clone(), place, reply, since, queued: Instant::now(), span };
+        let caller = Caller { job: job.clone(), reply, since, span };
         // A closed inbox drops the call, and the answer tells.
-        let _ = self.inbox.push(Call { items, waiter });
+        self.inbox.push(Call { items, caller }, before);
         async move { answer.await.map_err(|_| self.ended())? }
     }
 

@@ -58,30 +58,15 @@ impl<A: Send + 'static> Rest<A> for End {
     }
 }
 
-/// What every stage does around its work: takes a place, tells the job and the meters, names itself in errors.
-pub(crate) struct Entry {
+/// What every stage does around its work: tells the meters, names itself in errors and spans.
+struct Label {
     name: &'static str,
-    places: Places,
     meter: StageMeter,
 }
 
-impl Entry {
-    fn new(starter: &mut Starter, stage: &Stage) -> Self {
-        let places = Places::new(stage.places());
-        starter.close_later({
-            let places = places.clone();
-            move || places.close()
-        });
-        Entry { name: stage.name, places, meter: StageMeter::new(stage.name) }
-    }
-
-    /// Takes a place here, and only then gives up the one before.
-    async fn enter(&self, job: &Job, before: Option<Place>) -> Result<Place> {
-        let place = self.places.enter().await.map_err(|why| self.blame(why))?;
-        drop(before);
-        job.enter(self.name);
-        self.meter.entered.increment(1);
-        Ok(place)
+impl Label {
+    fn new(stage: &Stage) -> Self {
+        Label { name: stage.name, meter: StageMeter::new(stage.name) }
     }
 
     fn span(&self) -> Span {
@@ -102,15 +87,20 @@ impl Entry {
 /// An async stage, which may end a job early with an `Early`.
 pub(crate) struct Io<B, Early, F> {
     next: Next<B>,
-    entry: Entry,
+    label: Label,
+    places: Arc<Places>,
     f: Arc<F>,
     early: PhantomData<fn() -> Early>,
 }
 
 impl<B, Early, F> Io<B, Early, F> {
     pub(crate) fn new(starter: &mut Starter, stage: &Stage, next: Next<B>, f: Arc<F>) -> Self {
-        let entry = Entry::new(starter, stage);
-        Io { next, entry, f, early: PhantomData }
+        let places = Places::new(stage.places());
+        starter.close_later({
+            let places = places.clone();
+            move || places.close()
+        });
+        Io { next, label: Label::new(stage), places, f, early: PhantomData }
     }
 }
 
@@ -124,13 +114,15 @@ where
 {
     fn run<'a>(&'a self, job: &'a Job, from: Handover<A>) -> Step<'a> {
         Step::Stage(Box::pin(async move {
-            let place = self.entry.enter(job, from.place).await?;
+            let place = self.places.enter().await.map_err(|why| self.label.blame(why))?;
+            drop(from.place);
+            self.label.meter.enters(job);
             let started = Instant::now();
-            self.entry.meter.waited(started - from.since);
-            let result = (self.f)(job.clone(), from.value).instrument(self.entry.span()).await;
+            self.label.meter.waited(started - from.since);
+            let result = (self.f)(job.clone(), from.value).instrument(self.label.span()).await;
             let since = Instant::now();
-            self.entry.meter.ran(since - started);
-            Ok(match self.entry.leave(result)? {
+            self.label.meter.ran(since - started);
+            Ok(match self.label.leave(result)? {
                 ControlFlow::Continue(value) => self.next.run(job, Handover { value, place: Some(place), since }),
                 ControlFlow::Break(end) => Step::End(Box::new(end)),
             })
@@ -140,7 +132,7 @@ where
 
 pub(crate) struct CpuStage<A, B> {
     next: Next<B>,
-    entry: Entry,
+    label: Label,
     pool: Cpu<A, B>,
 }
 
@@ -149,15 +141,21 @@ impl<A: Send + 'static, B: Send + 'static> CpuStage<A, B> {
     where
         F: Fn(&Job, A) -> Result<B> + Send + Sync + 'static,
     {
-        let entry = Entry::new(starter, stage);
+        let label = Label::new(stage);
         let super::Kind::Cpu { threads, .. } = stage.kind else {
             return Err(Error::fatal("a CPU stage was described as another kind"));
         };
-        let (pool, threads) =
-            Cpu::start(stage.name, threads.max(1), entry.meter.clone(), Replies::start(&starter.runtime), f)?;
+        let (pool, threads) = Cpu::start(
+            stage.name,
+            threads.max(1),
+            stage.places(),
+            label.meter.clone(),
+            Replies::start(&starter.runtime),
+            f,
+        )?;
         starter.close_later(pool.closer());
         starter.threads.extend(threads);
-        Ok(CpuStage { next, entry, pool })
+        Ok(CpuStage { next, label, pool })
     }
 }
 
@@ -168,9 +166,8 @@ where
 {
     fn run<'a>(&'a self, job: &'a Job, from: Handover<A>) -> Step<'a> {
         Step::Stage(Box::pin(async move {
-            let place = self.entry.enter(job, from.place).await?;
-            let result = self.pool.run(job, from.value, place, from.since, self.entry.span()).await;
-            Ok(self.next.run(job, self.entry.leave(result)?))
+            let result = self.pool.run(job, from.value, from.place, from.since, self.label.span()).await;
+            Ok(self.next.run(job, self.label.leave(result)?))
         }))
     }
 }
@@ -178,7 +175,7 @@ where
 /// A device stage in which a job is one item.
 pub(crate) struct GpuOne<M: Model> {
     next: Next<M::Output>,
-    entry: Entry,
+    label: Label,
     gpu: Gpu<M>,
 }
 
@@ -189,21 +186,20 @@ impl<M: Model> GpuOne<M> {
         next: Next<M::Output>,
         load: Arc<impl Fn() -> Result<M> + Send + Sync + 'static>,
     ) -> Result<Self> {
-        let entry = Entry::new(starter, stage);
-        let gpu = starter.gpu(stage, entry.meter.clone(), load)?;
-        Ok(GpuOne { next, entry, gpu })
+        let label = Label::new(stage);
+        let gpu = starter.gpu(stage, label.meter.clone(), load)?;
+        Ok(GpuOne { next, label, gpu })
     }
 }
 
 impl<M: Model> Rest<M::Input> for GpuOne<M> {
     fn run<'a>(&'a self, job: &'a Job, from: Handover<M::Input>) -> Step<'a> {
         Step::Stage(Box::pin(async move {
-            let place = self.entry.enter(job, from.place).await?;
             let items = smallvec![Some(from.value)];
-            let result = self.gpu.run(job, items, place, from.since, self.entry.span()).await;
-            let Handover { value: outputs, place, since } = self.entry.leave(result)?;
+            let result = self.gpu.run(job, items, from.place, from.since, self.label.span()).await;
+            let Handover { value: outputs, place, since } = self.label.leave(result)?;
             let output = outputs.into_iter().next();
-            let value = output.ok_or_else(|| self.entry.blame(Error::fatal("one item went in, and none came out")))?;
+            let value = output.ok_or_else(|| self.label.blame(Error::fatal("one item went in, and none came out")))?;
             Ok(self.next.run(job, Handover { value, place, since }))
         }))
     }
@@ -212,7 +208,7 @@ impl<M: Model> Rest<M::Input> for GpuOne<M> {
 /// A device stage in which a job is any number of items, beside an `R` that passes it by.
 pub(crate) struct GpuEach<M: Model, R> {
     next: Next<(R, Vec<M::Output>)>,
-    entry: Entry,
+    label: Label,
     gpu: Gpu<M>,
 }
 
@@ -223,9 +219,9 @@ impl<M: Model, R> GpuEach<M, R> {
         next: Next<(R, Vec<M::Output>)>,
         load: Arc<impl Fn() -> Result<M> + Send + Sync + 'static>,
     ) -> Result<Self> {
-        let entry = Entry::new(starter, stage);
-        let gpu = starter.gpu(stage, entry.meter.clone(), load)?;
-        Ok(GpuEach { next, entry, gpu })
+        let label = Label::new(stage);
+        let gpu = starter.gpu(stage, label.meter.clone(), load)?;
+        Ok(GpuEach { next, label, gpu })
     }
 }
 
@@ -236,15 +232,15 @@ where
 {
     fn run<'a>(&'a self, job: &'a Job, from: Handover<(R, Vec<M::Input>)>) -> Step<'a> {
         Step::Stage(Box::pin(async move {
-            let place = self.entry.enter(job, from.place).await?;
             let (rest, items) = from.value;
             if items.is_empty() {
-                let none = self.entry.leave(Ok((rest, Vec::new())))?;
-                return Ok(self.next.run(job, Handover { value: none, place: Some(place), since: from.since }));
+                self.label.meter.enters(job);
+                let none = self.label.leave(Ok((rest, Vec::new())))?;
+                return Ok(self.next.run(job, Handover { value: none, place: from.place, since: from.since }));
             }
             let items = items.into_iter().map(Some).collect();
-            let result = self.gpu.run(job, items, place, from.since, self.entry.span()).await;
-            let Handover { value: outputs, place, since } = self.entry.leave(result)?;
+            let result = self.gpu.run(job, items, from.place, from.since, self.label.span()).await;
+            let Handover { value: outputs, place, since } = self.label.leave(result)?;
             Ok(self.next.run(job, Handover { value: (rest, outputs.into_vec()), place, since }))
         }))
     }

@@ -77,7 +77,7 @@ impl Starter {
         };
         let number = batching.device;
         let device = self.devices.entry(number).or_insert_with(|| Device::new(number));
-        let inbox = Arc::new(Inbox::new(device.waker.clone()));
+        let inbox = Arc::new(Inbox::new(stage.places(), meter.clone(), device.waker.clone()));
         let plan = Plan {
             name: stage.name,
             batching: batching.clone(),

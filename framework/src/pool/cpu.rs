@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::panic::fence;
-use super::places::Place;
+use super::places::{Place, Task};
 use super::queue::Queue;
 use super::replies::Replies;
 use crate::error::{Context, Error, Result};
@@ -20,25 +20,31 @@ use crate::pipeline::Handover;
 use crate::telemetry::StageMeter;
 
 pub(crate) struct Cpu<A, B> {
-    queue: Arc<Queue<Task<A, B>>>,
+    queue: Arc<Queue<Call<A, B>>>,
     name: &'static str,
 }
 
-struct Task<A, B> {
+struct Call<A, B> {
     job: Job,
     input: A,
-    place: Place,
     reply: oneshot::Sender<Result<Handover<B>>>,
     /// Since when the job has waited for this stage.
     since: Instant,
     span: Span,
 }
 
+impl<A: Send, B: Send> Task for Call<A, B> {
+    fn job(&self) -> &Job {
+        &self.job
+    }
+}
+
 impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
-    /// Starts `threads` threads that run `f`.
+    /// Starts `threads` threads that run `f`, with `places` places for jobs.
     pub(crate) fn start<F>(
         name: &'static str,
         threads: usize,
+        places: usize,
         meter: StageMeter,
         replies: Replies<Result<Handover<B>>>,
         f: Arc<F>,
@@ -46,7 +52,7 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
     where
         F: Fn(&Job, A) -> Result<B> + Send + Sync + 'static,
     {
-        let queue = Arc::new(Queue::new());
+        let queue = Arc::new(Queue::new(places, meter.clone()));
         let pool = Cpu { queue: queue.clone(), name };
         let spawn = |_| {
             let (queue, meter, replies, f) = (queue.clone(), meter.clone(), replies.clone(), f.clone());
@@ -59,19 +65,19 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
         Ok((pool, threads))
     }
 
-    /// Has `f` run on one of the threads. The place travels along, and is freed there if the caller goes away.
+    /// Has `f` run on one of the threads, when the job has a place here and has given up its place `before`.
     pub(crate) fn run(
         &self,
         job: &Job,
         input: A,
-        place: Place,
+        before: Option<Place>,
         since: Instant,
         span: Span,
     ) -> impl Future<Output = Result<Handover<B>>> + use<A, B> {
         let name = self.name;
         let (reply, answer) = oneshot::channel();
         // A closed queue drops the task, and the answer tells.
-        let _ = self.queue.push(Task { job: job.clone(), input, place, reply, since, span });
+        self.queue.push(Call { job: job.clone(), input, reply, since, span }, before);
         async move { answer.await.map_err(|_| Error::transient(format_args!("stage `{name}` is closed")))? }
     }
 
@@ -82,17 +88,17 @@ impl<A: Send + 'static, B: Send + 'static> Cpu<A, B> {
     }
 }
 
-fn serve<A, B: Send + 'static>(
-    queue: &Queue<Task<A, B>>,
+fn serve<A: Send + 'static, B: Send + 'static>(
+    queue: &Arc<Queue<Call<A, B>>>,
     meter: &StageMeter,
     replies: &Replies<Result<Handover<B>>>,
     f: &impl Fn(&Job, A) -> Result<B>,
 ) {
-    while let Some(task) = queue.pop() {
-        if task.reply.is_closed() {
+    while let Some((call, place)) = queue.pop() {
+        if call.reply.is_closed() {
             continue;
         }
-        let Task { job, input, place, reply, since, span } = task;
+        let Call { job, input, reply, since, span } = call;
         let started = Instant::now();
         meter.waited(started - since);
         let output = {

@@ -1,35 +1,122 @@
-//! The places of a stage: how many jobs may be in it or wait in front of it.
+//! The places of a stage: how many jobs may be in it or wait right in front of it.
 //!
 //! A job keeps its place in one stage until it holds a place in the next, so that a slow stage stops the ones before
 //! it. A place belongs to one stage of one pipeline and is never shared, so there is no cycle to deadlock in.
+//!
+//! An async stage has [`Places`]: the job's task waits for one and goes on. A stage of threads has a [`Line`]: the
+//! job's task joins it and waits for the result only; places pass from job to job without waking anybody between.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
+use crate::job::Job;
+use crate::telemetry::StageMeter;
 
 /// One job's place in one stage; dropped, it is free again.
-pub(crate) type Place = OwnedSemaphorePermit;
+pub(crate) struct Place(Arc<dyn Door>);
 
-#[derive(Clone)]
-pub(crate) struct Places(Arc<Semaphore>);
+/// What a place belongs to.
+pub(crate) trait Door: Send + Sync {
+    /// A place has become free.
+    fn leave(&self);
+}
+
+impl Place {
+    /// A place that was taken at the door before.
+    pub(crate) fn of(door: Arc<dyn Door>) -> Self {
+        Place(door)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// The places of an async stage.
+pub(crate) struct Places(Semaphore);
 
 impl Places {
-    pub(crate) fn new(count: usize) -> Self {
-        Places(Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS))))
+    pub(crate) fn new(count: usize) -> Arc<Self> {
+        Arc::new(Places(Semaphore::new(count.min(Semaphore::MAX_PERMITS))))
     }
 
-    pub(crate) async fn enter(&self) -> Result<Place> {
-        let place = match self.0.clone().try_acquire_owned() {
-            Ok(place) => return Ok(place),
-            Err(_) => self.0.clone().acquire_owned().await,
-        };
-        place.map_err(|_| Error::transient("the stage is closed"))
+    pub(crate) async fn enter(self: &Arc<Self>) -> Result<Place> {
+        match self.0.acquire().await {
+            Ok(permit) => {
+                permit.forget();
+                Ok(Place::of(self.clone()))
+            }
+            Err(_) => Err(Error::transient("the stage is closed")),
+        }
     }
 
     /// Nobody enters any more; those who wait at the door are told.
     pub(crate) fn close(&self) {
         self.0.close();
+    }
+}
+
+impl Door for Places {
+    fn leave(&self) {
+        self.0.add_permits(1);
+    }
+}
+
+/// What a job hands to a stage of threads.
+pub(crate) trait Task: Send {
+    fn job(&self) -> &Job;
+}
+
+/// The jobs in front of a stage of threads that have no place in it yet. Each still has its place in the stage before.
+///
+/// A job whose caller has gone stays in line, and leaves when its turn comes.
+pub(crate) struct Line<T> {
+    free: usize,
+    waiting: VecDeque<Entrant<T>>,
+    meter: StageMeter,
+}
+
+/// A task with a place to be given up once it has one here; outside of every lock, since that lets others in there.
+pub(crate) type Entrant<T> = (T, Option<Place>);
+
+impl<T: Task> Line<T> {
+    pub(crate) fn new(places: usize, meter: StageMeter) -> Self {
+        Line { free: places, waiting: VecDeque::new(), meter }
+    }
+
+    /// Joins the line; whoever may enter now.
+    pub(crate) fn join(&mut self, entrant: Entrant<T>) -> Option<Entrant<T>> {
+        if self.free == 0 {
+            self.waiting.push_back(entrant);
+            return None;
+        }
+        self.free -= 1;
+        self.enters(entrant)
+    }
+
+    /// A place has become free; who gets it.
+    pub(crate) fn next(&mut self) -> Option<Entrant<T>> {
+        match self.waiting.pop_front() {
+            Some(entrant) => self.enters(entrant),
+            None => {
+                self.free += 1;
+                None
+            }
+        }
+    }
+
+    /// Takes everybody out.
+    pub(crate) fn clear(&mut self) -> VecDeque<Entrant<T>> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    fn enters(&self, entrant: Entrant<T>) -> Option<Entrant<T>> {
+        self.meter.enters(entrant.0.job());
+        Some(entrant)
     }
 }

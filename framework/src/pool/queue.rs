@@ -1,14 +1,17 @@
-//! A queue from async tasks to threads, and its closing.
+//! The way from async tasks to the threads of a stage, and its closing.
 //!
-//! Its bound is the [places](super::places) of the stage in front of it: whoever pushes holds one. It promises that
-//! closing drops what is still queued, so that nobody waits for an answer that cannot come: a channel of crossbeam
-//! (0.5, bounded) keeps queued messages alive after its last receiver has gone, and their waiters hang.
+//! It is bounded by the places of the stage: whoever finds none waits in [`Line`] for one. It promises that closing
+//! drops what is still queued, so that nobody waits for an answer that cannot come: a channel of crossbeam (0.5,
+//! bounded) keeps queued messages alive after its last receiver has gone, and their waiters hang.
 //!
 //! A mutex rather than ownership, because many threads take from it; it is held for a push or a pop only.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::places::{Door, Entrant, Line, Place, Task};
+use crate::telemetry::StageMeter;
 
 /// How long a thread lets others run and looks again before it sleeps: about as long as it takes to wake it, which
 /// costs the waker too (competitive spinning, Karlin et al. 1991).
@@ -20,39 +23,41 @@ pub(crate) struct Queue<T> {
 }
 
 struct State<T> {
+    /// Those who have a place.
     items: VecDeque<T>,
+    line: Line<T>,
     idle: usize,
     open: bool,
 }
 
-impl<T> Queue<T> {
-    pub(crate) fn new() -> Self {
-        let state = State { items: VecDeque::new(), idle: 0, open: true };
+impl<T: Task> Queue<T> {
+    pub(crate) fn new(places: usize, meter: StageMeter) -> Self {
+        let state = State { items: VecDeque::new(), line: Line::new(places, meter), idle: 0, open: true };
         Queue { state: Mutex::new(state), ready: Condvar::new() }
     }
 
-    /// Queues an item, or gives it back if the queue is closed. Never blocks for room.
-    pub(crate) fn push(&self, item: T) -> Result<(), T> {
+    /// Queues a task, which gives up its place `before` when it has one here; or drops it, if the queue is closed.
+    pub(crate) fn push(&self, task: T, before: Option<Place>) {
         let mut state = self.lock();
         if !state.open {
-            return Err(item);
+            // Nothing is dropped while the lock is held.
+            drop(state);
+            return drop((task, before));
         }
-        state.items.push_back(item);
-        let wake = state.idle > 0;
-        drop(state);
-        if wake {
-            self.ready.notify_one();
-        }
-        Ok(())
+        let enters = state.line.join((task, before));
+        self.let_in(state, enters);
     }
 
-    /// Waits for the next item; `None` once the queue is closed.
-    pub(crate) fn pop(&self) -> Option<T> {
+    /// Waits for the next task, and gives it with its place; `None` once the queue is closed.
+    pub(crate) fn pop(self: &Arc<Self>) -> Option<(T, Place)>
+    where
+        T: 'static,
+    {
         let mut waiting_since = None;
         let mut state = self.lock();
         loop {
-            if let Some(item) = state.items.pop_front() {
-                return Some(item);
+            if let Some(task) = state.items.pop_front() {
+                return Some((task, Place::of(self.clone())));
             }
             if !state.open {
                 return None;
@@ -69,11 +74,24 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Refuses further items, drops those that wait, and lets the threads end.
+    fn let_in(&self, mut state: MutexGuard<'_, State<T>>, enters: Option<Entrant<T>>) {
+        let Some((task, before)) = enters else {
+            return;
+        };
+        state.items.push_back(task);
+        let wake = state.idle > 0;
+        drop(state);
+        drop(before);
+        if wake {
+            self.ready.notify_one();
+        }
+    }
+
+    /// Refuses further tasks, drops those that wait, and lets the threads end.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.open = false;
-        let left = std::mem::take(&mut state.items);
+        let left = (std::mem::take(&mut state.items), state.line.clear());
         drop(state);
         self.ready.notify_all();
         drop(left);
@@ -84,20 +102,46 @@ impl<T> Queue<T> {
     }
 }
 
+impl<T: Task> Door for Queue<T> {
+    fn leave(&self) {
+        let mut state = self.lock();
+        let enters = state.line.next();
+        self.let_in(state, enters);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use crate::job::Job;
     use tokio::sync::oneshot;
+
+    struct With<T>(Job, T);
+
+    impl<T: Send> Task for With<T> {
+        fn job(&self) -> &Job {
+            &self.0
+        }
+    }
+
+    fn queue<T: Send>(places: usize) -> Arc<Queue<With<T>>> {
+        Arc::new(Queue::new(places, StageMeter::new("queue")))
+    }
+
+    fn push<T: Send>(queue: &Queue<With<T>>, what: T) -> Job {
+        let job = Job::new("job");
+        queue.push(With(job.clone(), what), None);
+        job
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn closing_releases_every_waiter() {
         for _ in 0..50 {
-            let queue = Arc::new(Queue::new());
+            let queue = queue(16);
             let waiters: Vec<_> = (0..64)
                 .map(|_| {
                     let (reply, answer) = oneshot::channel::<()>();
-                    queue.push(reply).map_err(|_| "closed").unwrap();
+                    push(&queue, reply);
                     tokio::spawn(answer)
                 })
                 .collect();
@@ -110,16 +154,38 @@ mod tests {
             for waiter in waiters {
                 assert!(waiter.await.unwrap().is_err());
             }
-            assert!(queue.push(oneshot::channel().0).is_err());
+            let (reply, answer) = oneshot::channel();
+            push(&queue, reply);
+            assert!(answer.await.is_err(), "a closed queue drops what comes");
         }
     }
 
     #[test]
-    fn items_come_out_in_order_until_it_is_closed() {
-        let queue = Queue::new();
-        (0..5).for_each(|i| queue.push(i).unwrap());
-        assert_eq!((0..3).filter_map(|_| queue.pop()).collect::<Vec<_>>(), [0, 1, 2]);
+    fn tasks_come_out_in_order_until_it_is_closed() {
+        let queue = queue(3);
+        (0..5).for_each(|i| drop(push(&queue, i)));
+        let out: Vec<_> = (0..4).filter_map(|_| queue.pop().map(|(task, _place)| task.1)).collect();
+        assert_eq!(out, [0, 1, 2, 3], "each place that is given up lets the next in");
         queue.close();
-        assert_eq!(queue.pop(), None, "what was queued is dropped");
+        assert!(queue.pop().is_none(), "what was queued is dropped");
+    }
+
+    #[test]
+    fn a_place_passes_on_down_the_stages_when_it_is_given_up() {
+        let (first, second) = (queue(1), queue(1));
+        let jobs: Vec<Job> = (0..3).map(|i| push(&first, i)).collect();
+        let stages = || jobs.iter().map(|job| job.stage()).collect::<Vec<_>>();
+        assert_eq!(stages(), ["queue", "start", "start"]);
+
+        let (task, place) = first.pop().unwrap();
+        second.push(task, Some(place));
+        assert_eq!(stages(), ["queue", "queue", "start"], "it went on, and let the next in");
+
+        let (task, place) = first.pop().unwrap();
+        second.push(task, Some(place));
+        assert_eq!(stages(), ["queue", "queue", "start"], "it waits before the second stage and keeps its place");
+
+        drop(second.pop());
+        assert_eq!(stages(), ["queue", "queue", "queue"], "one gave up its place, and both behind went on");
     }
 }
