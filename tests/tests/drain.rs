@@ -55,8 +55,6 @@ impl Drained {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
-        // Signals are listened for by now, or will be within this time.
-        std::thread::sleep(Duration::from_millis(300));
         self
     }
 

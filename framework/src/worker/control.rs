@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
@@ -254,11 +254,16 @@ impl Control {
         let receipt = held.receipt.clone();
         let left = held.until.saturating_duration_since(Instant::now());
         let within = left.max(SETTLE_AT_LEAST);
-        self.settling.push(Box::pin(async move {
+        let mut telling = Box::pin(async move {
             let told = timeout(within, tell(&*receipt, &verdict)).await;
             let told = told.unwrap_or_else(|_| Err(Error::transient("the source did not answer in time")));
             (number, verdict, told)
-        }));
+        });
+        // A source that is at hand answers at once.
+        match (&mut telling).now_or_never() {
+            Some((number, verdict, told)) => self.settled(number, &verdict, told),
+            None => self.settling.push(telling),
+        }
     }
 
     fn settled(&mut self, number: u64, verdict: &Verdict, result: Result<()>) {

@@ -59,10 +59,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// A worker that has nothing to do.
+/// A worker that has nothing to do. It listens for signals before it loads its models.
 fn waiting_worker() -> Worker {
-    println!("ready");
-    Worker::bytes(Pipeline::new().cpu("idle", 1, |_, x| Ok(x))).source(Memory::new())
+    let pipeline = Pipeline::new().gpu("idle", Batching::items(1), || {
+        println!("ready");
+        Ok(model(|inputs: &[Bytes]| Ok(inputs.to_vec())))
+    });
+    Worker::bytes(pipeline).source(Memory::new())
 }
 
 fn queue() -> Memory {
