@@ -14,6 +14,8 @@ use crate::verdict::Verdict;
 mod recorder;
 #[cfg(feature = "telemetry")]
 pub use recorder::{Snapshot, Summary, Telemetry, init, init_at};
+#[cfg(feature = "telemetry")]
+pub use tracing::Level;
 
 /// Jobs settled, by `source` and `verdict`.
 pub const JOBS: &str = "forebay_jobs_total";

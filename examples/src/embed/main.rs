@@ -77,7 +77,7 @@ async fn main() -> ExitCode {
 }
 
 async fn embed_folder(arguments: FolderArguments) -> Result<ExitCode> {
-    let telemetry = forebay::telemetry::init_at("warn")?;
+    let telemetry = forebay::telemetry::init_at(forebay::telemetry::Level::WARN)?;
     let lease = Duration::try_from_secs_f64(arguments.lease).or_invalid().context("--lease")?;
     let source = Folder::open(&arguments.input, &arguments.out)?.suffix(".jsonl").by_path().once().lease(lease);
     let total = source.open_files()?;

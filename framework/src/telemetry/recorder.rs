@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hdrhistogram::Histogram as Buckets;
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_util::registry::{Registry, Storage};
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::{Context, Error, Result};
@@ -27,21 +28,23 @@ pub struct Telemetry(Arc<Registry<Key, Cells>>);
 /// # Errors
 /// If a subscriber or recorder is installed already.
 pub fn init() -> Result<Telemetry> {
-    init_at("info")
+    init_at(Level::INFO)
 }
 
 /// [`init`] with another level of logs where `RUST_LOG` does not say.
 ///
 /// # Errors
 /// If a subscriber or recorder is installed already.
-pub fn init_at(level: &str) -> Result<Telemetry> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+pub fn init_at(level: Level) -> Result<Telemetry> {
+    let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .try_init()
-        .map_err(|why| Error::failed(why).context("installing the log subscriber"))?;
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    // A filter by the environment is asked about every span; a fixed level costs nothing.
+    let installed = match EnvFilter::try_from_default_env() {
+        Ok(filter) => log.with_env_filter(filter).try_init(),
+        Err(_) => log.with_max_level(level).try_init(),
+    };
+    installed.map_err(|why| Error::failed(why).context("installing the log subscriber"))?;
     let telemetry = Telemetry::new();
     metrics::set_global_recorder(telemetry.clone()).context("installing the metrics recorder")?;
     Ok(telemetry)
