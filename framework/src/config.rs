@@ -8,6 +8,10 @@
 //! | `FOREBAY_MAX_ATTEMPTS` | 5 | failures before a job is rejected, at least 1 |
 //! | `FOREBAY_MEMORY` | no bound | bytes that jobs may hold together in a pipeline, at least 1 |
 //! | `FOREBAY_STAGES` | none | stage sizes, as in `fetch.limit=32 embed.items=16` |
+//! | `PORT` | 8080 | where `Http` listens |
+//! | `FOREBAY_HTTP_DEADLINE` | 95 | seconds within which a request is answered, 1 to 86400 |
+//! | `FOREBAY_HTTP_BODY` | 10485760 | the largest body in bytes, up to 1 GiB |
+//! | `FOREBAY_HTTP_KEYS` | none | keys that callers must know one of, with commas between |
 
 use std::time::Duration;
 
@@ -36,17 +40,7 @@ impl Config {
     }
 
     fn with(mut self, get: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let number = |key: &str, least: u64, most: u64| -> Result<Option<u64>> {
-            let Some(text) = get(key).filter(|text| !text.trim().is_empty()) else {
-                return Ok(None);
-            };
-            let number = text.trim().parse().ok().filter(|number| (least..=most).contains(number));
-            let wrong = || {
-                let range = if most == u64::MAX { format!("from {least}") } else { format!("{least} to {most}") };
-                Error::invalid(format_args!("{key} is `{text}`, but should be a whole number, {range}"))
-            };
-            number.ok_or_else(wrong).map(Some)
-        };
+        let number = |key: &str, least: u64, most: u64| number(&get, key, least, most);
         if let Some(jobs) = number("FOREBAY_IN_FLIGHT", 1, u64::MAX)? {
             self.in_flight = Some(jobs as usize);
         }
@@ -64,6 +58,48 @@ impl Config {
         }
         Ok(self)
     }
+}
+
+/// The settings of the source `Http`.
+#[cfg(feature = "http")]
+pub(crate) struct HttpConfig {
+    pub(crate) port: u16,
+    pub(crate) deadline: Duration,
+    pub(crate) body: usize,
+    pub(crate) keys: Vec<String>,
+}
+
+#[cfg(feature = "http")]
+impl HttpConfig {
+    pub(crate) fn from_env() -> Result<Self> {
+        Self::from(|key| std::env::var(key).ok())
+    }
+
+    fn from(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let or = |key: &str, least: u64, most: u64, default: u64| -> Result<u64> {
+            Ok(number(&get, key, least, most)?.unwrap_or(default))
+        };
+        let keys = get("FOREBAY_HTTP_KEYS").unwrap_or_default();
+        Ok(HttpConfig {
+            port: or("PORT", 0, u16::MAX.into(), 8080)? as u16,
+            deadline: Duration::from_secs(or("FOREBAY_HTTP_DEADLINE", 1, 86_400, 95)?),
+            body: or("FOREBAY_HTTP_BODY", 1, 1 << 30, 10 << 20)? as usize,
+            keys: keys.split(',').map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).collect(),
+        })
+    }
+}
+
+/// A whole number of the environment; `None` where it is not set.
+fn number(get: impl Fn(&str) -> Option<String>, key: &str, least: u64, most: u64) -> Result<Option<u64>> {
+    let Some(text) = get(key).filter(|text| !text.trim().is_empty()) else {
+        return Ok(None);
+    };
+    let number = text.trim().parse().ok().filter(|number| (least..=most).contains(number));
+    let wrong = || {
+        let range = if most == u64::MAX { format!("from {least}") } else { format!("{least} to {most}") };
+        Error::invalid(format_args!("{key} is `{text}`, but should be a whole number, {range}"))
+    };
+    number.ok_or_else(wrong).map(Some)
 }
 
 #[cfg(test)]

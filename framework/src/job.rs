@@ -78,6 +78,30 @@ struct Inner {
     cancelled: AtomicBool,
     stage: Mutex<&'static str>,
     bytes: AtomicUsize,
+    timings: Option<Arc<Timings>>,
+}
+
+/// How long each stage made a job wait, and worked on it, in the order in which they were done. A mutex, because
+/// stages' threads write it and the source reads it.
+#[derive(Debug, Default)]
+pub struct Timings(Mutex<Vec<Timing>>);
+
+/// A job's time at one stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The stage.
+    pub stage: &'static str,
+    /// From the end of the stage before until this one worked on it.
+    pub waited: Duration,
+    /// How long it worked; for a device stage, the time of the job's batches.
+    pub worked: Duration,
+}
+
+impl Timings {
+    /// What was told so far.
+    pub fn get(&self) -> Vec<Timing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Job {
@@ -92,6 +116,7 @@ impl Job {
         meta: Meta,
         receipt: Option<Arc<dyn Receipt>>,
     ) -> Self {
+        let timings = receipt.as_ref().and_then(|receipt| receipt.timings());
         Job(Arc::new(Inner {
             id,
             attempt,
@@ -101,6 +126,7 @@ impl Job {
             cancelled: AtomicBool::new(false),
             stage: Mutex::new("start"),
             bytes: AtomicUsize::new(0),
+            timings,
         }))
     }
 
@@ -150,6 +176,13 @@ impl Job {
 
     pub(crate) fn enter(&self, stage: &'static str) {
         *self.0.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    pub(crate) fn timed(&self, stage: &'static str, waited: Duration, worked: Duration) {
+        if let Some(timings) = &self.0.timings {
+            let mut timings = timings.0.lock().unwrap_or_else(PoisonError::into_inner);
+            timings.push(Timing { stage, waited, worked });
+        }
     }
 
     pub(crate) fn cancel(&self) {

@@ -35,6 +35,7 @@
 //!
 //! # Features
 //! * `telemetry` (default): [`telemetry::init`], a log subscriber and a metrics recorder that can be read back.
+//! * `http`: the source `Http`, a server whose requests are jobs.
 //! * `testing`: conformance suites for your own sources and stores.
 
 #![warn(clippy::unwrap_used)]
@@ -56,9 +57,9 @@ mod worker;
 
 pub use error::{Classify, Context, DeadlinePassed, Error, Fault, Result};
 pub use gpu::batching::Batching;
-pub use gpu::outlook::Outlook;
-pub use job::{Event, Job, Meta, Priority};
+pub use job::{Event, Job, Meta, Priority, Timing, Timings};
 pub use model::{Admit, Collated, Model};
+pub use pipeline::outlook::Outlook;
 pub use pipeline::{Pipeline, Running};
 pub use verdict::{FIRST_PAUSE, LONGEST_PAUSE, Verdict, judge};
 pub use worker::{EXIT_NODE_FAULT, Report, Worker};

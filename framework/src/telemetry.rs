@@ -3,17 +3,21 @@
 //! Names stand here and nowhere else. Waiting and idleness are measured as time. Handles are made once, when a
 //! pipeline or worker starts, so install a recorder before ([`init`] does).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::job::Job;
+use crate::pipeline::outlook::Pace;
 use crate::verdict::Verdict;
 
 #[cfg(feature = "telemetry")]
+mod prometheus;
+#[cfg(feature = "telemetry")]
 mod recorder;
 #[cfg(feature = "telemetry")]
-pub use recorder::{Snapshot, Summary, Telemetry, init, init_at};
+pub use recorder::{Snapshot, Summary, Telemetry, init, init_at, installed};
 #[cfg(feature = "telemetry")]
 pub use tracing::Level;
 
@@ -43,6 +47,8 @@ pub const BATCH_SECONDS: &str = "forebay_batch_seconds";
 pub const GPU_BUSY: &str = "forebay_gpu_busy_microseconds_total";
 /// Seconds the device thread waited for work, by `device`. A counter in microseconds.
 pub const GPU_IDLE: &str = "forebay_gpu_idle_microseconds_total";
+/// HTTP requests to pipelines that were answered, by `status`.
+pub const HTTP_REQUESTS: &str = "forebay_http_requests_total";
 /// Lease extensions, by `source` and `outcome` (`kept`, `lost`, `cancelled`, `failed`).
 pub const LEASE_EXTENSIONS: &str = "forebay_lease_extensions_total";
 /// Verdicts that could not be told to a source, by `source`.
@@ -52,6 +58,7 @@ pub const SETTLE_FAILURES: &str = "forebay_settle_failures_total";
 #[derive(Clone)]
 pub(crate) struct StageMeter {
     stage: &'static str,
+    pace: Arc<Pace>,
     wait: Histogram,
     run: Histogram,
     entered: Counter,
@@ -62,6 +69,7 @@ impl StageMeter {
     pub(crate) fn new(stage: &'static str) -> Self {
         StageMeter {
             stage,
+            pace: Arc::default(),
             wait: histogram!(STAGE_WAIT, "stage" => stage),
             run: histogram!(STAGE_RUN, "stage" => stage),
             entered: counter!(STAGE_ENTERED, "stage" => stage),
@@ -75,12 +83,17 @@ impl StageMeter {
         self.entered.increment(1);
     }
 
-    pub(crate) fn waited(&self, time: Duration) {
-        self.wait.record(time);
+    /// The stage has worked on the job, which waited for it first.
+    pub(crate) fn ran(&self, job: &Job, waited: Duration, worked: Duration) {
+        self.wait.record(waited);
+        self.run.record(worked);
+        self.pace.ran(worked);
+        job.timed(self.stage, waited, worked);
     }
 
-    pub(crate) fn ran(&self, time: Duration) {
-        self.run.record(time);
+    /// How long the stage works on a job.
+    pub(crate) fn pace(&self) -> Arc<Pace> {
+        self.pace.clone()
     }
 }
 
@@ -128,6 +141,21 @@ impl DeviceMeter {
 
     pub(crate) fn idle(&self, time: Duration) {
         self.idle.increment(time.as_micros() as u64);
+    }
+}
+
+/// The meter of the HTTP server.
+#[cfg(feature = "http")]
+pub(crate) struct HttpMeter;
+
+#[cfg(feature = "http")]
+impl HttpMeter {
+    pub(crate) fn new() -> Self {
+        HttpMeter
+    }
+
+    pub(crate) fn answered(&self, status: axum::http::StatusCode) {
+        counter!(HTTP_REQUESTS, "status" => status.as_str().to_owned()).increment(1);
     }
 }
 

@@ -2,6 +2,7 @@
 //! source whose every call is written down.
 
 mod beside;
+mod client;
 mod gate;
 mod ledger;
 mod model;
@@ -10,6 +11,7 @@ mod wait;
 mod worked;
 
 pub use beside::{run_beside, start};
+pub use client::{Client, Response};
 pub use gate::Gate;
 pub use ledger::{Entry, Extend, Ledger, Settle};
 pub use model::{Func, model};

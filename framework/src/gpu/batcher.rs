@@ -117,6 +117,7 @@ impl<I, O, R> Batcher<I, O, R> {
     }
 
     /// Items that wait for a batch.
+    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }

@@ -12,10 +12,10 @@ use tracing::{debug_span, warn};
 use super::batcher::{Batch, Batcher, Measure, Next, Origin, Request};
 use super::batching::Batching;
 use super::collator::{Collator, Prepared, collate};
-use super::outlook::Forecast;
 use super::{Answers, Call, ModelInbox, Waiter};
 use crate::error::{Error, Fault, Result};
 use crate::model::{Admit, Collated, Model};
+use crate::pipeline::outlook::Forecast;
 use crate::pool::panic::{Failure, fence};
 use crate::telemetry::{BatchMeter, StageMeter};
 
@@ -60,6 +60,7 @@ impl<M: Model> Plan<M> {
             batches: BatchMeter::new(self.name),
             model: Some(model),
             collator,
+            came: (0, 0),
             received: Vec::new(),
             held: Vec::new(),
             guilty: Vec::new(),
@@ -92,6 +93,8 @@ struct ModelEngine<M: Model> {
     batcher: ModelBatcher<M>,
     collator: Option<Collator<M>>,
     batches: BatchMeter,
+    /// Jobs and items that have come since the last batch.
+    came: (usize, usize),
     received: Vec<(ModelCall<M>, Instant)>,
     /// Requests that the model would take later.
     held: Vec<ModelRequest<M>>,
@@ -130,7 +133,8 @@ impl<M: Model> Engine for ModelEngine<M> {
         self.prepare_next()?;
         let started = Instant::now();
         self.batcher.started(started, batch.inputs.len());
-        self.plan.forecast.batch_started(started, self.batcher.waiting());
+        let (jobs, items) = std::mem::take(&mut self.came);
+        self.plan.forecast.batch_started(started, jobs, items);
         let span = debug_span!("batch", stage = self.plan.name, items = batch.inputs.len());
         if !span.is_disabled() {
             for waiter in self.batcher.replies(&batch.origins) {
@@ -142,7 +146,7 @@ impl<M: Model> Engine for ModelEngine<M> {
         let ended = Instant::now();
         let took = ended - started;
         self.batcher.ended(ended);
-        self.plan.forecast.batch_ended(took, self.batcher.waiting());
+        self.plan.forecast.batch_ended(took);
         self.batches.ran(batch.inputs.len(), batch.fill, took);
         match outputs {
             Ok(outputs) => self.answer(ended, batch.origins.iter().copied().zip(outputs)),
@@ -208,6 +212,8 @@ impl<M: Model> ModelEngine<M> {
                 }
             }
         }
+        self.came.0 += 1;
+        self.came.1 += request.items.len();
         self.batcher.push(request);
         Ok(())
     }
@@ -286,8 +292,9 @@ impl<M: Model> ModelEngine<M> {
             let Some(done) = self.batcher.complete(origin, output) else {
                 continue;
             };
-            self.plan.meter.waited(done.started.saturating_duration_since(done.reply.caller.since));
-            self.plan.meter.ran(ended - done.started);
+            let caller = &done.reply.caller;
+            let waited = done.started.saturating_duration_since(caller.since);
+            self.plan.meter.ran(&caller.job, waited, ended - done.started);
             done.reply.done(done.outputs, ended, &self.plan.answers);
         }
     }

@@ -10,7 +10,6 @@ pub(crate) mod collator;
 pub(crate) mod engine;
 pub(crate) mod inbox;
 pub(crate) mod linger;
-pub(crate) mod outlook;
 pub(crate) mod thread;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 
 mod budget;
 mod options;
+pub(crate) mod outlook;
 mod stage;
 mod start;
 

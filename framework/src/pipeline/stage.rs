@@ -100,7 +100,9 @@ impl<B, Early, F> Io<B, Early, F> {
             let places = places.clone();
             move || places.close()
         });
-        Io { next, label: Label::new(stage), places, f, early: PhantomData }
+        let label = Label::new(stage);
+        starter.outlook.add_pool(label.meter.pace(), stage.places());
+        Io { next, label, places, f, early: PhantomData }
     }
 }
 
@@ -118,10 +120,9 @@ where
             drop(from.place);
             self.label.meter.enters(job);
             let started = Instant::now();
-            self.label.meter.waited(started - from.since);
             let result = (self.f)(job.clone(), from.value).instrument(self.label.span()).await;
             let since = Instant::now();
-            self.label.meter.ran(since - started);
+            self.label.meter.ran(job, started - from.since, since - started);
             Ok(match self.label.leave(result)? {
                 ControlFlow::Continue(value) => self.next.run(job, Handover { value, place: Some(place), since }),
                 ControlFlow::Break(end) => Step::End(Box::new(end)),
@@ -153,6 +154,7 @@ impl<A: Send + 'static, B: Send + 'static> CpuStage<A, B> {
             Replies::start(&starter.runtime),
             f,
         )?;
+        starter.outlook.add_pool(label.meter.pace(), threads.len());
         starter.close_later(pool.closer());
         starter.threads.extend(threads);
         Ok(CpuStage { next, label, pool })

@@ -14,12 +14,12 @@ use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use tokio::runtime::Handle;
 
+use super::outlook::Outlook;
 use super::{Budget, Handover, Kind, Pipeline, Rest, Stage, Step};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::engine::Plan;
 use crate::gpu::inbox::Inbox;
-use crate::gpu::outlook::Outlook;
 use crate::gpu::thread::{self, Device};
 use crate::job::Job;
 use crate::model::Model;
@@ -34,6 +34,7 @@ pub(crate) struct Starter {
     closers: Vec<Box<dyn FnOnce() + Send + Sync>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) budget: Budget,
+    /// Of the pipeline that is being built.
     pub(crate) outlook: Outlook,
     /// Where the jobs will run.
     pub(crate) runtime: Handle,
@@ -83,7 +84,7 @@ impl Starter {
             batching: batching.clone(),
             load,
             inbox: inbox.clone(),
-            forecast: self.outlook.add(batching.items),
+            forecast: self.outlook.add_device(batching.items),
             meter,
             answers: Replies::start(&self.runtime),
         };
@@ -150,7 +151,6 @@ impl Drop for Pools {
 /// A pipeline that runs, for calling it without a worker. Dropped, it stops.
 pub struct Running<In, Out> {
     walker: Walker<In, Out>,
-    outlook: Outlook,
     pools: Option<Pools>,
 }
 
@@ -158,14 +158,16 @@ pub struct Running<In, Out> {
 pub(crate) struct Walker<In, Out> {
     stages: Arc<dyn Rest<In>>,
     pub(crate) budget: Budget,
+    pub(crate) outlook: Outlook,
     out: PhantomData<fn() -> Out>,
 }
 
 impl<In: Send + 'static, Out: Send + 'static> Walker<In, Out> {
     pub(crate) fn build(starter: &mut Starter, pipeline: &Pipeline<In, Out>) -> Result<Self> {
+        starter.outlook = Outlook::default();
         let stages = pipeline.build(starter)?;
-        let budget = starter.budget.clone();
-        Ok(Walker { stages, budget, out: PhantomData })
+        let (budget, outlook) = (starter.budget.clone(), starter.outlook.clone());
+        Ok(Walker { stages, budget, outlook, out: PhantomData })
     }
 
     /// Walks a job that comes with `bytes` bytes from start to end. A panic of user code is the job's failure.
@@ -218,9 +220,8 @@ pub(super) async fn start<In: Send + 'static, Out: Send + 'static>(
 ) -> Result<Running<In, Out>> {
     let mut starter = Starter::new();
     let walker = Walker::build(&mut starter, pipeline)?;
-    let outlook = starter.outlook.clone();
     let pools = starter.finish().await?;
-    Ok(Running { walker, outlook, pools: Some(pools) })
+    Ok(Running { walker, pools: Some(pools) })
 }
 
 impl<In: Send + 'static, Out: Send + 'static> Running<In, Out> {
@@ -239,7 +240,7 @@ impl<In: Send + 'static, Out: Send + 'static> Running<In, Out> {
 
     /// When new work would be finished.
     pub fn outlook(&self) -> Outlook {
-        self.outlook.clone()
+        self.walker.outlook.clone()
     }
 
     /// Bytes that the jobs inside hold, as far as [`Pipeline::sized`] says.

@@ -100,13 +100,12 @@ fn serve<A: Send + 'static, B: Send + 'static>(
         }
         let Call { job, input, reply, since, span } = call;
         let started = Instant::now();
-        meter.waited(started - since);
         let output = {
             let _entered = span.entered();
             fence(|| f(&job, input)).map_err(|failure| failure.into_error())
         };
         let ended = Instant::now();
-        meter.ran(ended - started);
+        meter.ran(&job, started - since, ended - started);
         replies.send(reply, output.map(|value| Handover { value, place: Some(place), since: ended }));
     }
 }

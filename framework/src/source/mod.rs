@@ -4,11 +4,15 @@
 //! |---|---|---|---|
 //! | [`Memory`](memory::Memory) | real expiry | yes | refused |
 //! | [`Folder`](folder::Folder) | a claim file's age | yes | refused |
+//! | `Http` (feature `http`) | until the caller's deadline, or until it has gone | no: the caller tries again | refused |
 //!
 //! An adapter's conformance is checked by `forebay::testing::source`, which the memory source passes first.
 
 pub mod folder;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod memory;
+pub(crate) mod vitals;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,12 +20,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use crate::error::Result;
-pub use crate::gpu::outlook::Outlook;
-use crate::job::{Event, Meta};
+use crate::job::{Event, Meta, Timings};
 use crate::verdict::Verdict;
+pub use vitals::{Hold, Phase, RouteInfo, Vitals};
 
 /// One job as it was received.
 pub struct Delivery {
@@ -58,8 +63,19 @@ pub trait Source: Send + 'static {
     /// [`Invalid`](crate::Fault::Invalid), as for a wrong setting, the worker is not ready meanwhile.
     fn receive(&mut self, max: usize) -> impl Future<Output = Result<Vec<Delivery>>> + Send;
 
-    /// Told once, before the first receive: how to ask when new work would be finished.
-    fn outlook(&mut self, _outlook: Outlook) {}
+    /// Called once, before the worker loads its models.
+    ///
+    /// # Errors
+    /// Whatever keeps the source from working at all, such as an address in use: the worker does not start.
+    fn start(&mut self, _worker: &Vitals) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether the source has accepted jobs before it hands them over. Then a drain goes on receiving from it, and it
+    /// must come to its end soon after the worker [drains](Phase::Draining).
+    fn accepts_ahead(&self) -> bool {
+        false
+    }
 }
 
 /// A delivery's way back to its source. Called on the worker's own thread only, but for [`emit`](Receipt::emit).
@@ -80,8 +96,33 @@ pub trait Receipt: Send + Sync + 'static {
     /// called again. Any other error is tried again.
     fn settle<'a>(&'a self, verdict: &'a Verdict) -> BoxFuture<'a, Result<()>>;
 
+    /// The worker has taken the job on. With `call_off` the source can end it at once, and need not wait to be asked
+    /// for an extension.
+    fn begun(&self, _call_off: &CallOff) {}
+
+    /// Where the job's times are to be told, for sources that pass them on.
+    fn timings(&self) -> Option<Arc<Timings>> {
+        None
+    }
+
     /// Hands a partial result on. Must not block; ignored unless the source has somebody to tell.
     fn emit(&self, _event: Event) {}
+}
+
+/// The way to call one job off.
+#[derive(Clone)]
+pub struct CallOff {
+    pub(crate) lease: u64,
+    // Unbounded, but each job is called off once.
+    pub(crate) to_worker: UnboundedSender<u64>,
+}
+
+impl CallOff {
+    /// The job is dropped and nothing is settled. After the job's end it does nothing.
+    pub fn now(&self) {
+        // A worker that has ended has no jobs.
+        let _ = self.to_worker.send(self.lease);
+    }
 }
 
 /// A source's answer to whether a lease goes on.
@@ -99,7 +140,8 @@ pub enum Extended {
 pub(crate) trait AnySource: Send {
     fn name(&self) -> &'static str;
     fn receive(&mut self, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>>>;
-    fn outlook(&mut self, outlook: Outlook);
+    fn start(&mut self, worker: &Vitals) -> Result<()>;
+    fn accepts_ahead(&self) -> bool;
 }
 
 impl<S: Source> AnySource for S {
@@ -111,7 +153,11 @@ impl<S: Source> AnySource for S {
         Box::pin(Source::receive(self, max))
     }
 
-    fn outlook(&mut self, outlook: Outlook) {
-        Source::outlook(self, outlook);
+    fn start(&mut self, worker: &Vitals) -> Result<()> {
+        Source::start(self, worker)
+    }
+
+    fn accepts_ahead(&self) -> bool {
+        Source::accepts_ahead(self)
     }
 }

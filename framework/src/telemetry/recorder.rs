@@ -3,7 +3,7 @@
 //! Memory is bounded: histograms have fixed buckets (two significant digits). It exports nothing by itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hdrhistogram::Histogram as Buckets;
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
@@ -47,8 +47,16 @@ pub fn init_at(level: Level) -> Result<Telemetry> {
     installed.map_err(|why| Error::failed(why).context("installing the log subscriber"))?;
     let telemetry = Telemetry::new();
     metrics::set_global_recorder(telemetry.clone()).context("installing the metrics recorder")?;
+    let _ = INSTALLED.set(telemetry.clone());
     Ok(telemetry)
 }
+
+/// The recorder that [`init`] has installed.
+pub fn installed() -> Option<&'static Telemetry> {
+    INSTALLED.get()
+}
+
+static INSTALLED: OnceLock<Telemetry> = OnceLock::new();
 
 impl Telemetry {
     /// A recorder that is not installed: for [`metrics::with_local_recorder`], in tests.
@@ -82,9 +90,9 @@ impl Default for Telemetry {
 /// Metrics at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    counters: Vec<(Key, u64)>,
-    gauges: Vec<(Key, f64)>,
-    summaries: Vec<(Key, Summary)>,
+    pub(super) counters: Vec<(Key, u64)>,
+    pub(super) gauges: Vec<(Key, f64)>,
+    pub(super) summaries: Vec<(Key, Summary)>,
 }
 
 /// A histogram in five numbers, in the metric's own unit.

@@ -16,7 +16,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::job::{Lease, Outcome, Routes, run};
 use super::leases::{Held, Leases, State};
@@ -25,7 +25,8 @@ use super::stop::Stop;
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::job::Job;
-use crate::source::{AnySource, Delivery, Extended, Receipt};
+use crate::source::vitals::Pulse;
+use crate::source::{AnySource, CallOff, Delivery, Extended, Phase, Receipt};
 use crate::telemetry::{ExtensionOutcome, SourceMeter};
 use crate::verdict::Verdict;
 
@@ -48,10 +49,13 @@ pub(super) struct Control {
     in_flight: usize,
     config: Config,
     once: bool,
+    pulse: Arc<Pulse>,
 
     leases: Leases,
     outcomes: UnboundedReceiver<Outcome>,
     to_outcomes: UnboundedSender<Outcome>,
+    called_off: UnboundedReceiver<u64>,
+    to_called_off: UnboundedSender<u64>,
     receiving: FuturesUnordered<BoxFuture<'static, Received>>,
     renewing: FuturesUnordered<BoxFuture<'static, (u64, Result<Extended>)>>,
     settling: FuturesUnordered<BoxFuture<'static, (u64, Verdict, Result<()>)>>,
@@ -62,6 +66,7 @@ pub(super) struct Control {
 /// A source, when it is not receiving.
 struct Intake {
     name: &'static str,
+    accepts_ahead: bool,
     /// Gone while it receives, and after its end.
     idle: Option<Box<dyn AnySource>>,
     ended: bool,
@@ -91,8 +96,10 @@ impl Control {
         in_flight: usize,
         config: Config,
         once: bool,
+        pulse: Arc<Pulse>,
     ) -> Self {
         let (to_outcomes, outcomes) = unbounded_channel();
+        let (to_called_off, called_off) = unbounded_channel();
         let source_count = sources.len();
         Control {
             meters: sources.iter().map(|source| SourceMeter::new(source.name())).collect(),
@@ -102,9 +109,12 @@ impl Control {
             in_flight: in_flight.max(source_count),
             config,
             once,
+            pulse,
             leases: Leases::new(),
             outcomes,
             to_outcomes,
+            called_off,
+            to_called_off,
             receiving: FuturesUnordered::new(),
             renewing: FuturesUnordered::new(),
             settling: FuturesUnordered::new(),
@@ -150,6 +160,7 @@ impl Control {
                     self.ended(outcome);
                 }
             }
+            Some(number) = self.called_off.recv() => self.call_off(number),
             Some((number, verdict, result)) = self.settling.next() => self.settled(number, &verdict, result),
             Some((number, result)) = self.renewing.next() => self.renewed(number, result),
             Some(received) = self.receiving.next() => self.received(received),
@@ -173,11 +184,19 @@ impl Control {
             (room, idle) = (room - max, idle - 1);
             source.asked = max;
             let pause = source.pause;
+            let (vitals, accepts_ahead) = (self.pulse.vitals().clone(), source.accepts_ahead);
             self.receiving.push(Box::pin(async move {
-                if let Some(pause) = pause {
-                    sleep(pause).await;
-                }
-                let result = adapter.receive(max).await;
+                let receive = async {
+                    if let Some(pause) = pause {
+                        sleep(pause).await;
+                    }
+                    adapter.receive(max).await
+                };
+                // Dropping a receive loses nothing.
+                let result = tokio::select! {
+                    result = receive => result,
+                    () = vitals.reaches(Phase::Draining), if !accepts_ahead => Ok(Vec::new()),
+                };
                 Received { source: index, adapter, result }
             }));
         }
@@ -218,7 +237,8 @@ impl Control {
         let Delivery { id, attempt, payload, until, meta, receipt } = delivery;
         let span = info_span!("job", id = %id, source = self.sources[source].name, attempt);
         let job = Job::delivered(id.into(), attempt, meta, Some(receipt.clone()));
-        let number = self.leases.enter(Instant::now(), source, until, receipt, job.clone());
+        let number = self.leases.enter(Instant::now(), source, until, receipt.clone(), job.clone());
+        receipt.begun(&CallOff { lease: number, to_worker: self.to_called_off.clone() });
         let lease = Lease::new(number, self.to_outcomes.clone());
         let walk = run(self.routes.clone(), job, payload, lease, self.config.max_attempts);
         let task = self.jobs.spawn(walk.instrument(span)).abort_handle();
@@ -341,6 +361,20 @@ impl Control {
         }
     }
 
+    /// The source has called the job off.
+    fn call_off(&mut self, number: u64) {
+        let Some(held) = self.leases.get(number) else {
+            return;
+        };
+        let job_ended = match &held.state {
+            State::Working => false,
+            State::Renewing(verdict) => verdict.is_some(),
+            State::Settling | State::Lost => return,
+        };
+        self.meters[held.source].extended(ExtensionOutcome::Cancelled);
+        self.lose(number, job_ended, &Ok(Extended::Cancelled));
+    }
+
     /// The lease is gone: the job stops and nothing is settled.
     fn lose(&mut self, number: u64, job_ended: bool, result: &Result<Extended>) {
         let Some(held) = self.leases.get(number) else {
@@ -348,7 +382,7 @@ impl Control {
         };
         let job = held.job.id();
         match result {
-            Ok(Extended::Cancelled) => info!(job, "job was called off"),
+            Ok(Extended::Cancelled) => debug!(job, "job was called off"),
             Ok(_) => warn!(job, stage = held.job.stage(), "lease lost, dropping the job"),
             Err(why) => {
                 warn!(job, stage = held.job.stage(), error = %why, "lease could not be renewed, dropping the job")
@@ -368,11 +402,16 @@ impl Control {
 
     /// Stops taking jobs, waits for those there are, gives back the rest, and waits for the verdicts to be told.
     async fn drain(mut self, mut stop: Stop) -> End {
-        // Dropping a receive loses nothing, and dropping a source closes it.
-        self.receiving.clear();
-        self.sources.iter_mut().for_each(|source| source.idle = None);
+        self.pulse.set(Phase::Draining);
+        // Receives under way end with that, unless jobs are still to come of them; so do idle sources.
+        let idle_ends = |source: &mut Intake| {
+            if source.idle.take_if(|idle| !idle.accepts_ahead()).is_some() {
+                source.ended = true;
+            }
+        };
+        self.sources.iter_mut().for_each(idle_ends);
         let fatal = self.failure.as_ref().is_some_and(|why| why.fault() == Fault::Fatal);
-        if self.leases.len() > 0 {
+        if self.leases.len() > 0 || self.accepts_ahead() {
             let grace = if fatal { Duration::ZERO } else { self.config.grace };
             info!(jobs = self.leases.len(), ?grace, "draining: no more jobs are taken");
             let patience = self.wait_for_jobs(grace);
@@ -399,7 +438,8 @@ impl Control {
     async fn wait_for_jobs(&mut self, grace: Duration) {
         let end = Instant::now() + grace;
         let mut say = Instant::now() + SAY_WHO;
-        while self.leases.len() > 0 && Instant::now() < end {
+        while (self.leases.len() > 0 || self.accepts_ahead()) && Instant::now() < end {
+            self.receive_more();
             tokio::select! {
                 () = self.step() => {}
                 () = sleep_until(end) => return,
@@ -409,6 +449,11 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// Whether a source has still to hand over what it has accepted.
+    fn accepts_ahead(&self) -> bool {
+        self.sources.iter().any(|source| source.accepts_ahead && !source.ended)
     }
 
     /// Who is still running: how many jobs in each stage, and the age of the oldest.
@@ -457,7 +502,8 @@ impl Control {
 
 impl Intake {
     fn new(adapter: Box<dyn AnySource>) -> Self {
-        Intake { name: adapter.name(), idle: Some(adapter), ended: false, asked: 0, pause: None }
+        let (name, accepts_ahead) = (adapter.name(), adapter.accepts_ahead());
+        Intake { name, accepts_ahead, idle: Some(adapter), ended: false, asked: 0, pause: None }
     }
 }
 

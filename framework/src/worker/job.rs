@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use crate::error::{DeadlinePassed, Error, Fault, Result};
 use crate::job::Job;
+use crate::pipeline::outlook::Outlook;
 use crate::pipeline::{Pipeline, Stage, Starter, Walker};
 use crate::pool::panic::panicked;
 use crate::verdict::{Verdict, judge};
@@ -119,6 +120,7 @@ impl Routes {
 
 /// A running pipeline behind its codec.
 pub(super) trait Handle: Send + Sync {
+    fn outlook(&self) -> Outlook;
     fn handle<'a>(&'a self, job: &'a Job, payload: Bytes) -> BoxFuture<'a, Result<Bytes>>;
 }
 
@@ -128,17 +130,32 @@ pub(super) trait AnyRoute: Send {
     fn set_budget(&mut self, bytes: Option<usize>);
     fn describe(&self) -> String;
     fn places(&self) -> usize;
+    fn media(&self) -> Media;
     fn build(&self, starter: &mut Starter) -> Result<Arc<dyn Handle>>;
+}
+
+/// The media types that a codec takes and gives.
+#[derive(Clone, Copy)]
+pub(super) struct Media {
+    /// `None` where any will do.
+    pub(super) takes: Option<&'static str>,
+    pub(super) gives: &'static str,
+}
+
+impl Media {
+    pub(super) const JSON: Media = Media { takes: Some("application/json"), gives: "application/json" };
+    pub(super) const BYTES: Media = Media { takes: None, gives: "application/octet-stream" };
 }
 
 pub(super) struct Route<In, Out, D, E> {
     pipeline: Pipeline<In, Out>,
     codec: Arc<(D, E)>,
+    media: Media,
 }
 
 impl<In, Out, D, E> Route<In, Out, D, E> {
-    pub(super) fn new(pipeline: Pipeline<In, Out>, decode: D, encode: E) -> Self {
-        Route { pipeline, codec: Arc::new((decode, encode)) }
+    pub(super) fn new(pipeline: Pipeline<In, Out>, media: Media, decode: D, encode: E) -> Self {
+        Route { pipeline, codec: Arc::new((decode, encode)), media }
     }
 }
 
@@ -165,6 +182,10 @@ where
         self.pipeline.places()
     }
 
+    fn media(&self) -> Media {
+        self.media
+    }
+
     fn build(&self, starter: &mut Starter) -> Result<Arc<dyn Handle>> {
         let walker = Walker::build(starter, &self.pipeline)?;
         let codec = self.codec.clone();
@@ -184,6 +205,10 @@ where
     D: Fn(&Job, Bytes) -> Result<In> + Send + Sync,
     E: Fn(&Job, Out) -> Result<Bytes> + Send + Sync,
 {
+    fn outlook(&self) -> Outlook {
+        self.walker.outlook.clone()
+    }
+
     fn handle<'a>(&'a self, job: &'a Job, payload: Bytes) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(async move {
             let (decode, encode) = &*self.codec;

@@ -22,9 +22,10 @@ use crate::config::Config;
 use crate::error::{Context, Error, Fault, Result};
 use crate::job::Job;
 use crate::pipeline::{Pipeline, Starter, apply_options};
-use crate::source::{AnySource, Source};
+use crate::source::vitals::Pulse;
+use crate::source::{AnySource, Phase, RouteInfo, Source};
 use control::{Control, End};
-use job::{AnyRoute, Route, Routes};
+use job::{AnyRoute, Media, Route, Routes};
 pub use report::Report;
 use stop::Stop;
 
@@ -39,6 +40,9 @@ const LONGEST_GRACE: Duration = Duration::from_secs(86_400);
 
 /// How long a worker at its end waits for its threads: one that hangs in user code cannot be stopped.
 const JOIN_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a worker at its end waits for sources that still have something to say.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Pipelines and the sources that feed them.
 ///
@@ -71,7 +75,7 @@ impl Worker {
         In: DeserializeOwned + Send + 'static,
         Out: Serialize + Send + 'static,
     {
-        Worker::with_codec(pipeline, from_json, to_json)
+        Worker::first(Route::new(pipeline, Media::JSON, from_json, to_json))
     }
 
     /// A worker for a pipeline whose jobs come and go as bytes.
@@ -90,7 +94,10 @@ impl Worker {
         In: Send + 'static,
         Out: Send + 'static,
     {
-        let route = Route::new(pipeline, decode, encode);
+        Worker::first(Route::new(pipeline, Media::BYTES, decode, encode))
+    }
+
+    fn first(route: impl AnyRoute + 'static) -> Self {
         Worker { routes: vec![(String::new(), Box::new(route))], sources: Vec::new(), settings: Vec::new() }
     }
 
@@ -101,7 +108,24 @@ impl Worker {
         In: DeserializeOwned + Send + 'static,
         Out: Serialize + Send + 'static,
     {
-        let route = Route::new(pipeline, from_json, to_json);
+        let route = Route::new(pipeline, Media::JSON, from_json, to_json);
+        self.routes.push((name.into(), Box::new(route)));
+        self
+    }
+
+    /// Like [`route`](Worker::route), for a pipeline whose jobs come and go as [`with_codec`](Worker::with_codec) says.
+    pub fn route_with_codec<In, Out>(
+        mut self,
+        name: impl Into<String>,
+        pipeline: Pipeline<In, Out>,
+        decode: impl Fn(&Job, Bytes) -> Result<In> + Send + Sync + 'static,
+        encode: impl Fn(&Job, Out) -> Result<Bytes> + Send + Sync + 'static,
+    ) -> Self
+    where
+        In: Send + 'static,
+        Out: Send + 'static,
+    {
+        let route = Route::new(pipeline, Media::BYTES, decode, encode);
         self.routes.push((name.into(), Box::new(route)));
         self
     }
@@ -165,13 +189,14 @@ impl Worker {
 
     async fn run_until(&mut self, stop: &mut Stop) -> Result<Report> {
         let config = self.config()?;
+        let pulse = self.start_sources()?;
         loop {
             let started = tokio::select! {
-                started = self.start(&config) => started,
+                started = self.start(&config, &pulse) => started,
                 () = stop.told(1) => return Ok(Report::default()),
             };
             match started {
-                Ok(started) => return self.serve(started, &config, false, stop.clone()).await,
+                Ok(started) => return self.serve(started, pulse, &config, false, stop.clone()).await,
                 Err(why) if why.fault() == Fault::Fatal => return Err(why),
                 Err(why) => {
                     error!(error = %why, retry_s = START_AGAIN.as_secs(), "not ready: the worker cannot start");
@@ -191,13 +216,12 @@ impl Worker {
     pub async fn run_once(mut self) -> Result<Report> {
         let mut stop = Stop::listen().await?;
         let config = self.config()?;
-        tokio::select! {
-            started = self.start(&config) => {
-                let started = started?;
-                self.serve(started, &config, true, stop).await
-            }
-            () = stop.told(1) => Ok(Report::default()),
-        }
+        let pulse = self.start_sources()?;
+        let started = tokio::select! {
+            started = self.start(&config, &pulse) => started?,
+            () = stop.told(1) => return Ok(Report::default()),
+        };
+        self.serve(started, pulse, &config, true, stop).await
     }
 
     fn config(&mut self) -> Result<Config> {
@@ -212,35 +236,72 @@ impl Worker {
         Ok(config)
     }
 
-    async fn start(&mut self, config: &Config) -> Result<Started> {
+    /// Starts the sources, which may have to say that the worker is not ready yet.
+    fn start_sources(&mut self) -> Result<Pulse> {
         if self.sources.is_empty() {
             return Err(Error::invalid("the worker has no source; add one with Worker::source"));
         }
-        let mut starter = Starter::new();
-        let mut routes = Routes::new();
-        for (name, route) in &self.routes {
-            info!(route = name, pipeline = %route.describe(), "starting");
-            routes.add(name.clone(), route.build(&mut starter)?)?;
+        let route = |(name, route): &(String, Box<dyn AnyRoute>)| {
+            let Media { takes, gives } = route.media();
+            RouteInfo::new(name.clone(), takes, gives)
+        };
+        let pulse = Pulse::new(self.routes.iter().map(route).collect());
+        for source in &mut self.sources {
+            source.start(pulse.vitals()).with_context(|| format!("starting the source {}", source.name()))?;
         }
-        let outlook = starter.outlook.clone();
-        let pools = starter.finish().await?;
-        let places = self.routes.iter().map(|(_, route)| route.places()).fold(0, usize::saturating_add);
-        Ok(Started { routes: Arc::new(routes), outlook, pools, in_flight: config.in_flight.unwrap_or(places) })
+        Ok(pulse)
     }
 
-    async fn serve(&mut self, started: Started, config: &Config, once: bool, stop: Stop) -> Result<Report> {
-        let Started { routes, outlook, pools, in_flight } = started;
-        let mut sources = std::mem::take(&mut self.sources);
-        sources.iter_mut().for_each(|source| source.outlook(outlook.clone()));
+    async fn start(&mut self, config: &Config, pulse: &Pulse) -> Result<Started> {
+        let mut starter = Starter::new();
+        let (mut routes, mut outlooks) = (Routes::new(), Vec::new());
+        for (name, route) in &self.routes {
+            info!(route = name, pipeline = %route.describe(), "starting");
+            let handle = route.build(&mut starter)?;
+            outlooks.push(handle.outlook());
+            routes.add(name.clone(), handle)?;
+        }
+        let pools = starter.finish().await?;
+        for (route, outlook) in pulse.vitals().routes().iter().zip(outlooks) {
+            route.set_outlook(outlook);
+        }
+        let places = self.routes.iter().map(|(_, route)| route.places()).fold(0, usize::saturating_add);
+        Ok(Started { routes: Arc::new(routes), pools, in_flight: config.in_flight.unwrap_or(places) })
+    }
+
+    async fn serve(
+        &mut self,
+        started: Started,
+        pulse: Pulse,
+        config: &Config,
+        once: bool,
+        stop: Stop,
+    ) -> Result<Report> {
+        let Started { routes, pools, in_flight } = started;
+        let sources = std::mem::take(&mut self.sources);
         let jobs = tokio::runtime::Handle::current();
-        let control = Control::new(sources, routes, jobs, in_flight, config.clone(), once);
+        let pulse = Arc::new(pulse);
+        let control = Control::new(sources, routes, jobs, in_flight, config.clone(), once, pulse.clone());
         info!(in_flight, "ready");
+        pulse.set(Phase::Ready);
         let end = on_own_thread(control, stop).await?;
+        release(pulse).await;
         join(pools).await;
         match end.failure {
             Some(why) => Err(why),
             None => Ok(end.report),
         }
+    }
+}
+
+/// Lets sources say what they have to say, such as their last answers.
+async fn release(pulse: Arc<Pulse>) {
+    // The control thread has ended, so this is the last.
+    let Some(pulse) = Arc::into_inner(pulse) else {
+        return;
+    };
+    if tokio::time::timeout(RELEASE_WITHIN, pulse.end()).await.is_err() {
+        warn!("a source did not end in time; it is left behind");
     }
 }
 
@@ -261,7 +322,6 @@ async fn join(pools: crate::pipeline::Pools) {
 /// Everything that a start made.
 struct Started {
     routes: Arc<Routes>,
-    outlook: crate::Outlook,
     pools: crate::pipeline::Pools,
     in_flight: usize,
 }
@@ -288,7 +348,18 @@ async fn on_own_thread(control: Control, stop: Stop) -> Result<End> {
 }
 
 fn from_json<In: DeserializeOwned>(_: &Job, payload: Bytes) -> Result<In> {
-    serde_json::from_slice(&payload).map_err(|why| Error::new(Fault::Invalid, why).context("reading the job's JSON"))
+    serde_json::from_slice(&payload).map_err(|why| name_field::<In>(&payload, why).context("reading the job's JSON"))
+}
+
+/// The same error with the field that it is about. Read again for that, since it slows down reading.
+fn name_field<In: DeserializeOwned>(payload: &[u8], why: serde_json::Error) -> Error {
+    let mut json = serde_json::Deserializer::from_slice(payload);
+    let field = serde_path_to_error::deserialize::<_, In>(&mut json).err().map(|why| why.path().to_string());
+    let error = Error::new(Fault::Invalid, why);
+    match field.filter(|field| field != ".") {
+        Some(field) => error.context(format_args!("`{field}`")),
+        None => error,
+    }
 }
 
 fn to_json<Out: Serialize>(_: &Job, output: Out) -> Result<Bytes> {

@@ -1,0 +1,71 @@
+//! A CPU stage in front of a fake device whose batch of at most 32 takes 5 ms, as a service: `POST /infer` with
+//! `{"text": "..."}`; and `POST /echo`, which answers with the JSON that it got.
+//!
+//! ```sh
+//! PORT=8080 cargo run --release -p forebay-examples --bin two_stage
+//! curl -d '{"text": "to be or not"}' -H 'content-type: application/json' localhost:8080/infer
+//! ```
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use forebay::source::http::Http;
+use forebay::{Batching, Error, Model, Pipeline, Result, Worker};
+use serde::{Deserialize, Serialize};
+
+#[derive(Deserialize)]
+struct Ask {
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    words: usize,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match serve().await {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve() -> Result<ExitCode> {
+    forebay::telemetry::init()?;
+    let infer = Pipeline::new()
+        .cpu("split", 1, |_, ask: Ask| {
+            let words: Vec<String> = ask.text.split_whitespace().map(str::to_owned).collect();
+            if words.is_empty() { Err(Error::invalid("`text` has no words")) } else { Ok(words) }
+        })
+        .gpu("count", Batching::items(32), Count::load)
+        .io("answer", 256, async |_, words| Ok(Answer { words }));
+    let echo = Pipeline::<serde_json::Value, _>::new();
+    let http = Http::from_env()?.path("/infer", "");
+    Ok(Worker::new(infer).route("echo", echo).source(http).run().await)
+}
+
+/// A fake device: as long as a batch of at most 32 takes, whatever is in it.
+struct Count {
+    takes: Duration,
+}
+
+impl Count {
+    fn load() -> Result<Self> {
+        let takes = std::env::var("MODEL_MS").ok().and_then(|ms| ms.parse().ok()).unwrap_or(5);
+        Ok(Count { takes: Duration::from_millis(takes) })
+    }
+}
+
+impl Model for Count {
+    type Input = Vec<String>;
+    type Output = usize;
+
+    fn infer(&mut self, batch: &[Vec<String>]) -> Result<Vec<usize>> {
+        std::thread::sleep(self.takes);
+        Ok(batch.iter().map(Vec::len).collect())
+    }
+}
