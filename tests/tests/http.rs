@@ -328,6 +328,34 @@ async fn keys_are_asked_for_and_probes_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_hold_no_more_bytes_than_set() {
+    let gate = Gate::new();
+    let before = gate.clone();
+    let pipeline = Pipeline::new().cpu("size", 1, move |_, body: bytes::Bytes| {
+        before.pass();
+        Ok(body.len().to_string().into())
+    });
+    let served = serve(Worker::bytes(pipeline), |http| http.body(4096).held(10 * 1024)).ready().await;
+    let mut inside = Vec::new();
+    for _ in 0..2 {
+        let mut client = served.client().await;
+        client.send_post("/", "", &[0; 4096]).await;
+        inside.push(client);
+    }
+    eventually("both are inside", || forebay_inside(served.address) == 2);
+    let mut third = served.client().await;
+    assert_eq!(third.post_with("/", "", &[0; 4096]).await.status, 503);
+    third.send_post("/", "", &[0; 2048]).await;
+    eventually("a smaller one fits", || forebay_inside(served.address) == 3);
+    gate.open();
+    for mut client in inside {
+        assert_eq!(within("an answer", client.response()).await.unwrap().text(), "4096");
+    }
+    assert_eq!(within("an answer", third.response()).await.unwrap().text(), "2048");
+    assert_eq!(third.post_with("/", "", &[0; 4096]).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bomb_costs_its_limit() {
     let limit = 1 << 20;
     let bytes = Pipeline::new().cpu("size", 1, |_, body: bytes::Bytes| Ok(body.len().to_string().into()));

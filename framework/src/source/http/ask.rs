@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::Request as HttpRequest;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, Response, StatusCode};
+use tokio::sync::SemaphorePermit;
 
 use super::Http;
 use super::admission::Admitted;
@@ -65,6 +66,7 @@ impl Asked<'_> {
         admitted: Admitted,
         deadline: Instant,
     ) -> Result<Response<Body>, Problem> {
+        let _held = self.hold_bytes(headers)?;
         let payload = body::read(body, self.app.settings.body).await.map_err(|why| self.unread(why))?;
         let (receipt, mut caller) = Request::new(tokio::time::Instant::from_std(deadline + 4 * LAST_WORD));
         let delivery = Delivery {
@@ -120,8 +122,7 @@ impl Asked<'_> {
             let detail = format!("the encoding {encoding:?} is not known; gzip, deflate, br and zstd are");
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
-        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if length.is_some_and(|length| length > self.app.settings.body) {
+        if length(headers).is_some_and(|length| length > self.app.settings.body) {
             return Err(self.unread(Unread::TooLarge));
         }
         let (Some(takes), Some(given)) = (self.route().takes, headers.get(CONTENT_TYPE)) else {
@@ -134,6 +135,15 @@ impl Asked<'_> {
         }
         let detail = format!("the content type is `{given}`, but {} takes {takes}", self.path.path);
         Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+    }
+
+    /// Makes room for the body.
+    fn hold_bytes(&self, headers: &HeaderMap) -> Result<SemaphorePermit<'_>, Problem> {
+        let settings = &self.app.settings;
+        let bytes = length(headers).unwrap_or(settings.body).min(settings.held);
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let busy = |_| Problem::busy("too busy: too many bytes are waiting", Duration::from_secs(1));
+        self.app.bytes.try_acquire_many(kib).map_err(busy)
     }
 
     /// How long after its arrival the request must be answered.
@@ -173,6 +183,11 @@ impl Asked<'_> {
             Unread::Broken(why) => Problem::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {why}")),
         }
     }
+}
+
+/// How long the body is, if it is told and is not packed.
+fn length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn starting() -> Problem {

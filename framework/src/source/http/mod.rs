@@ -27,6 +27,8 @@ use server::Server;
 
 /// Requests that are admitted and not yet answered, at most, unless set.
 const WAITING: usize = 4096;
+/// What their bodies hold together, at most, in bytes, unless set.
+const HELD: usize = 256 << 20;
 
 /// A server whose requests are jobs. Each of the worker's pipelines answers `POST /NAME`, the first one `POST /`.
 ///
@@ -61,6 +63,7 @@ pub(crate) struct Settings {
     deadline: Duration,
     body: usize,
     waiting: usize,
+    held: usize,
     keys: Keys,
     port: u16,
 }
@@ -79,7 +82,7 @@ impl Http {
     /// A setting that is not what it should be.
     pub fn from_env() -> Result<Self> {
         let HttpConfig { port, deadline, body, keys } = HttpConfig::from_env()?;
-        let settings = Settings { deadline, body, waiting: WAITING, keys: Keys::new(keys), port };
+        let settings = Settings { deadline, body, waiting: WAITING, held: HELD, keys: Keys::new(keys), port };
         Ok(Http { settings, listener: None, paths: Vec::new(), running: None })
     }
 
@@ -118,6 +121,13 @@ impl Http {
     /// The most requests that are admitted and not yet answered; 4,096 unless set.
     pub fn waiting(mut self, requests: usize) -> Self {
         self.settings.waiting = requests.max(1);
+        self
+    }
+
+    /// How many bytes the bodies of requests that are not yet answered may hold together, 256 MiB unless set; a body
+    /// whose length is not told counts as the largest that is allowed. One body always gets in.
+    pub fn held(mut self, bytes: usize) -> Self {
+        self.settings.held = bytes;
         self
     }
 
@@ -199,13 +209,20 @@ impl Source for Http {
         let Some(running) = &mut self.running else {
             return Err(Error::fatal("the HTTP source was not started"));
         };
+        let Running { vitals, jobs, .. } = running;
         let mut deliveries = Vec::new();
-        let draining = running.vitals.reaches(Phase::Draining);
         tokio::select! {
             // What was admitted comes first, even while the worker drains.
             biased;
-            _ = running.jobs.recv_many(&mut deliveries, max) => {}
-            () = draining => running.jobs.close(),
+            _ = jobs.recv_many(&mut deliveries, max) => {}
+            () = vitals.reaches(Phase::Draining) => {
+                jobs.close();
+                // What came at this very moment.
+                jobs.recv_many(&mut deliveries, max).await;
+            }
+        }
+        if deliveries.is_empty() && vitals.phase() < Phase::Draining {
+            return Err(Error::fatal("the thread of the HTTP server has ended"));
         }
         Ok(deliveries)
     }

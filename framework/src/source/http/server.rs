@@ -51,6 +51,8 @@ pub(super) struct App {
     pub(super) vitals: Vitals,
     pub(super) settings: Settings,
     pub(super) to_worker: Sender<Delivery>,
+    /// What bodies may hold together, in KiB.
+    pub(super) bytes: Semaphore,
     /// The door of each route.
     pub(super) doors: Vec<Arc<Admission>>,
     pub(super) meter: HttpMeter,
@@ -100,7 +102,8 @@ impl Server {
         // Nothing secret: only different from process to process.
         let process = RandomState::new().hash_one(std::process::id());
         let meter = HttpMeter::new();
-        let app = App { vitals, settings, to_worker, doors, meter, process, jobs: AtomicU64::new(0) };
+        let bytes = Semaphore::new(settings.held.div_ceil(1024).clamp(1, u32::MAX as usize));
+        let app = App { vitals, settings, to_worker, bytes, doors, meter, process, jobs: AtomicU64::new(0) };
         Server { app: Arc::new(app), paths, hold }
     }
 
