@@ -126,7 +126,10 @@ fn tokenize(job: &Job, ask: Ask, tokens: &Tokens) -> Result<(Asked, Vec<TokenIds
         Texts::ManyTokens(lists) => lists.into_iter().map(TokenIds::new).collect(),
     };
     if items.is_empty() || items.len() > MOST_TEXTS {
-        return Err(Error::invalid(format_args!("`{field}` has {} texts, but should have 1 to {MOST_TEXTS}", items.len())));
+        return Err(Error::invalid(format_args!(
+            "`{field}` has {} texts, but should have 1 to {MOST_TEXTS}",
+            items.len()
+        )));
     }
     let model = ask.model.unwrap_or_else(|| MODEL.to_owned());
     let count = items.iter().map(TokenIds::len).sum();

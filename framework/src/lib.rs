@@ -36,6 +36,7 @@
 //! # Features
 //! * `telemetry` (default): [`telemetry::init`], a log subscriber and a metrics recorder that can be read back.
 //! * `http`: the source `Http`, a server whose requests are jobs.
+//! * `webhook`: signed messages to URLs that others name, kept out of your network.
 //! * `testing`: conformance suites for your own sources and stores.
 
 #![warn(clippy::unwrap_used)]
@@ -53,6 +54,8 @@ pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod verdict;
+#[cfg(feature = "webhook")]
+pub mod webhook;
 mod worker;
 
 pub use error::{Classify, Context, DeadlinePassed, Error, Fault, Result};
