@@ -15,8 +15,10 @@ use super::answer::{self, Problem};
 use super::body::{self, Unread};
 use super::request::Request;
 use super::server::{App, Path};
+use crate::error::DeadlinePassed;
 use crate::job::Meta;
 use crate::source::{Delivery, Phase, RouteInfo};
+use crate::verdict::Verdict;
 
 /// The header with which a caller asks for an answer sooner, in seconds.
 const TIMEOUT: &str = "x-request-timeout";
@@ -86,8 +88,8 @@ impl Asked<'_> {
                 false => Problem::new(StatusCode::GATEWAY_TIMEOUT, "no answer came before the deadline"),
             });
         };
-        if matches!(verdict, crate::Verdict::Done(_)) {
-            admitted.done();
+        if teaches(&verdict) {
+            admitted.ended();
         }
         let mut response = answer::of(&verdict, self.route().gives);
         answer::tell_times(&mut response, self.arrived.elapsed(), &caller.timings().get());
@@ -190,10 +192,34 @@ fn length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+/// Whether a job's time says how long jobs take. One whose deadline passed took at least as long: were it left out,
+/// only those that were quick would count, and the forecast would stay as wrong as it was.
+fn teaches(verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Done(_) => true,
+        Verdict::Reject { why } => why.find::<DeadlinePassed>().is_some(),
+        Verdict::Retry { .. } => false,
+    }
+}
+
 fn starting() -> Problem {
     Problem::busy("the worker is starting", Duration::from_secs(5))
 }
 
 fn stopping() -> Problem {
     Problem::busy("the worker is stopping; another will answer", Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, Fault};
+
+    #[test]
+    fn who_was_late_teaches_as_well_as_who_was_done() {
+        assert!(teaches(&Verdict::Done("1".into())));
+        assert!(teaches(&Verdict::Reject { why: Error::new(Fault::Invalid, DeadlinePassed) }));
+        assert!(!teaches(&Verdict::Reject { why: Error::invalid("no number") }), "it was not even run");
+        assert!(!teaches(&Verdict::give_back()));
+    }
 }
