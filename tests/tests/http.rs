@@ -5,12 +5,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use forebay::source::http::Http;
-use forebay::{Batching, Error, Pipeline, Report, Result, Worker};
+use forebay::{Batching, Error, Job, Pipeline, Report, Result, Worker};
 use forebay_tests::{Client, Gate, Random, eventually, model, start, within};
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -195,7 +195,21 @@ fn forebay_inside(address: SocketAddr) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_who_leave_before_their_batch_are_not_computed() {
     let (gate, seen) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
-    let served = serve(Worker::new(doubling(gate.clone(), seen.clone())), |http| http).ready().await;
+    let jobs = Arc::new(Mutex::new(Vec::<Job>::new()));
+    let (before, count, noted) = (gate.clone(), seen.clone(), jobs.clone());
+    let note = move |job: Job, n: u64| {
+        noted.lock().unwrap().push(job);
+        async move { Ok(n) }
+    };
+    let pipeline = Pipeline::new().io("note", 1000, note).gpu("double", Batching::items(4), move || {
+        let (gate, seen) = (before.clone(), count.clone());
+        Ok(model(move |numbers: &[u64]| {
+            gate.pass();
+            seen.fetch_add(numbers.len(), SeqCst);
+            Ok(numbers.iter().map(|n| n * 2).collect())
+        }))
+    });
+    let served = serve(Worker::new(pipeline), |http| http).ready().await;
     let mut first = served.client().await;
     first.send_post("/", "", b"1").await;
     eventually("the first is on the device", || gate.waiting() == 1);
@@ -205,12 +219,14 @@ async fn callers_who_leave_before_their_batch_are_not_computed() {
         client.send_post("/", "", n.to_string().as_bytes()).await;
         leaving.push(client);
     }
-    eventually("all are inside", || forebay_inside(served.address) == 201);
+    eventually("all are at work", || jobs.lock().unwrap().len() == 201);
     drop(leaving);
-    eventually("all have left", || forebay_inside(served.address) == 1);
+    let called_off = || jobs.lock().unwrap().iter().filter(|job| job.is_cancelled()).count();
+    eventually("all that have left are called off", || called_off() == 200);
     let mut last = served.client().await;
     last.send_post("/", "", b"5").await;
-    eventually("one more is inside", || forebay_inside(served.address) == 2);
+    eventually("one more is at work", || jobs.lock().unwrap().len() == 202);
+    assert_eq!(forebay_inside(served.address), 2);
     gate.open();
     assert_eq!(within("the first", first.response()).await.unwrap().text(), "2");
     assert_eq!(within("the last", last.response()).await.unwrap().text(), "10");

@@ -79,8 +79,9 @@ pub(crate) struct Waiter<O> {
 }
 
 impl<O> Waiter<O> {
+    /// Nobody waits for the outputs any more, or will soon not: a job is called off before its task is.
     pub(crate) fn is_gone(&self) -> bool {
-        self.caller.reply.is_closed()
+        self.caller.reply.is_closed() || self.caller.job.is_cancelled()
     }
 
     /// Hands out the outputs, complete `since` then.

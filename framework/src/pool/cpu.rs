@@ -95,7 +95,7 @@ fn serve<A: Send + 'static, B: Send + 'static>(
     f: &impl Fn(&Job, A) -> Result<B>,
 ) {
     while let Some((call, place)) = queue.pop() {
-        if call.reply.is_closed() {
+        if call.reply.is_closed() || call.job.is_cancelled() {
             continue;
         }
         let Call { job, input, reply, since, span } = call;

@@ -31,7 +31,7 @@ pub(super) async fn ask(app: Arc<App>, path: Arc<Path>, request: HttpRequest) ->
     let asked = Asked { app: &app, path: &path, arrived };
     let (head, body) = request.into_parts();
     let response = match asked.admit(&head.headers) {
-        Ok((admitted, deadline)) => asked.answer(&head.headers, body, admitted, deadline).await,
+        Ok(place) => asked.answer(&head.headers, body, place).await,
         Err(problem) => {
             body::discard(&head.headers, body).await;
             Err(problem)
@@ -48,9 +48,16 @@ struct Asked<'a> {
     arrived: Instant,
 }
 
+/// What a request has once it is let in.
+struct Place<'a> {
+    admitted: Admitted,
+    deadline: Instant,
+    _bytes: SemaphorePermit<'a>,
+}
+
 impl Asked<'_> {
     /// Lets it in, to be answered by the deadline, as far as its headers tell.
-    fn admit(&self, headers: &HeaderMap) -> Result<(Admitted, Instant), Problem> {
+    fn admit(&self, headers: &HeaderMap) -> Result<Place<'_>, Problem> {
         self.may_ask(headers)?;
         self.is_ready()?;
         self.takes(headers)?;
@@ -58,17 +65,12 @@ impl Asked<'_> {
         let outlook = self.route().outlook().ok_or_else(starting)?;
         let door = &self.app.doors[self.path.route];
         let busy = |late| Problem::busy("too busy: this would not be answered in time", late);
-        Ok((door.enter(outlook, deadline).map_err(busy)?, deadline))
+        let admitted = door.enter(outlook, deadline).map_err(busy)?;
+        Ok(Place { admitted, deadline, _bytes: self.hold_bytes(headers)? })
     }
 
-    async fn answer(
-        &self,
-        headers: &HeaderMap,
-        body: Body,
-        admitted: Admitted,
-        deadline: Instant,
-    ) -> Result<Response<Body>, Problem> {
-        let _held = self.hold_bytes(headers)?;
+    async fn answer(&self, headers: &HeaderMap, body: Body, place: Place<'_>) -> Result<Response<Body>, Problem> {
+        let deadline = place.deadline;
         let payload = body::read(body, self.app.settings.body).await.map_err(|why| self.unread(why))?;
         let (receipt, mut caller) = Request::new(tokio::time::Instant::from_std(deadline + 4 * LAST_WORD));
         let delivery = Delivery {
@@ -89,7 +91,7 @@ impl Asked<'_> {
             });
         };
         if teaches(&verdict) {
-            admitted.ended();
+            place.admitted.ended();
         }
         let mut response = answer::of(&verdict, self.route().gives);
         answer::tell_times(&mut response, self.arrived.elapsed(), &caller.timings().get());
