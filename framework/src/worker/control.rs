@@ -192,10 +192,11 @@ impl Control {
                     }
                     adapter.receive(max).await
                 };
-                // Dropping a receive loses nothing.
+                // Dropping a receive loses nothing, and nothing must come of it once the worker drains.
                 let result = tokio::select! {
-                    result = receive => result,
+                    biased;
                     () = vitals.reaches(Phase::Draining), if !accepts_ahead => Ok(Vec::new()),
+                    result = receive => result,
                 };
                 Received { source: index, adapter, result }
             }));
@@ -420,6 +421,8 @@ impl Control {
                 () = stop.told(2) => info!("told to stop again: not waiting for jobs"),
             }
         }
+        self.receiving.clear();
+        self.sources.iter_mut().for_each(|source| source.idle = None);
         // Those that ended meanwhile are done, not given back.
         while let Ok(outcome) = self.outcomes.try_recv() {
             self.ended(outcome);
