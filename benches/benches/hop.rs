@@ -5,8 +5,10 @@
 //!    interleaved blocks: median time of each, and their ratio.
 //! 3. The whole worker (memory source, leases, settling, metrics recorder and log subscriber at their defaults).
 //! 4. Bytes a job in flight takes, and how resident memory grows from 100,000 to 1,200,000 jobs.
+//!
+//! Memory comes from mimalloc, as in the examples.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 use forebay::source::memory::Memory;
 use forebay::{Batching, Model, Pipeline, Result, Running, Worker};
 use forebay_benches::{Spread, resident_mib, result};
+use mimalloc::MiMalloc;
 use tokio::sync::oneshot;
 
 /// Counts the bytes that are taken and given back while it is told to: for the memory that jobs in flight take.
@@ -31,17 +34,17 @@ fn count(bytes: isize) {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged; only a counter is kept beside it.
+// SAFETY: every call goes to mimalloc unchanged; only a counter is kept beside it.
 #[allow(unsafe_code, reason = "an allocator cannot be written without")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        unsafe { System.alloc(layout) }
+        unsafe { MiMalloc.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        unsafe { System.dealloc(pointer, layout) }
+        unsafe { MiMalloc.dealloc(pointer, layout) }
     }
 }
 

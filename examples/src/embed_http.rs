@@ -88,6 +88,10 @@ struct Usage {
     total_tokens: usize,
 }
 
+/// A job's memory is taken on one thread and given back on another, at which it is quick.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     match serve().await {

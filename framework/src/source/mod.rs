@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | [`Memory`](memory::Memory) | real expiry | yes | refused |
 //! | [`Folder`](folder::Folder) | a claim file's age | yes | refused |
-//! | `Http` (feature `http`) | until the caller's deadline, or until it has gone | no: the caller tries again | refused |
+//! | `Http` (feature `http`) | until the caller's deadline, or until it has gone | no: the caller tries again | ignored: nobody waits |
 //!
 //! An adapter's conformance is checked by `forebay::testing::source`, which the memory source passes first.
 

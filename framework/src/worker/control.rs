@@ -14,11 +14,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::job::{Lease, Outcome, Routes, run};
+use super::intake::{Intake, Received};
+use super::job::{Desk, Lease, Outcome, Routes, run};
 use super::leases::{Held, Leases, State};
 use super::report::Report;
 use super::stop::Stop;
@@ -38,48 +39,27 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(10);
 const SETTLE_ATTEMPT: Duration = Duration::from_secs(10);
 /// A verdict is told even if the lease has less time left than this.
 const SETTLE_AT_LEAST: Duration = Duration::from_secs(1);
-/// The first and the longest pause after a source failed.
-const SOURCE_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
 pub(super) struct Control {
     sources: Vec<Intake>,
     meters: Vec<SourceMeter>,
-    routes: Arc<Routes>,
+    desk: Arc<Desk>,
     jobs: Handle,
     in_flight: usize,
-    config: Config,
+    grace: Duration,
     once: bool,
     pulse: Arc<Pulse>,
 
     leases: Leases,
     outcomes: UnboundedReceiver<Outcome>,
-    to_outcomes: UnboundedSender<Outcome>,
     called_off: UnboundedReceiver<u64>,
-    to_called_off: UnboundedSender<u64>,
+    /// Of the job that has begun last; sources that can call jobs off keep a clone.
+    call_off: CallOff,
     receiving: FuturesUnordered<BoxFuture<'static, Received>>,
     renewing: FuturesUnordered<BoxFuture<'static, (u64, Result<Extended>)>>,
     settling: FuturesUnordered<BoxFuture<'static, (u64, Verdict, Result<()>)>>,
     report: Report,
     failure: Option<Error>,
-}
-
-/// A source, when it is not receiving.
-struct Intake {
-    name: &'static str,
-    accepts_ahead: bool,
-    /// Gone while it receives, and after its end.
-    idle: Option<Box<dyn AnySource>>,
-    ended: bool,
-    /// How many jobs the receive under way may bring.
-    asked: usize,
-    /// The pause before the next receive, after failures.
-    pause: Option<Duration>,
-}
-
-struct Received {
-    source: usize,
-    adapter: Box<dyn AnySource>,
-    result: Result<Vec<Delivery>>,
 }
 
 /// How a run ended.
@@ -91,10 +71,10 @@ pub(super) struct End {
 impl Control {
     pub(super) fn new(
         sources: Vec<Box<dyn AnySource>>,
-        routes: Arc<Routes>,
+        routes: Routes,
         jobs: Handle,
         in_flight: usize,
-        config: Config,
+        config: &Config,
         once: bool,
         pulse: Arc<Pulse>,
     ) -> Self {
@@ -104,17 +84,16 @@ impl Control {
         Control {
             meters: sources.iter().map(|source| SourceMeter::new(source.name())).collect(),
             sources: sources.into_iter().map(Intake::new).collect(),
-            routes,
+            desk: Arc::new(Desk { routes, max_attempts: config.max_attempts, outcomes: to_outcomes }),
             jobs,
             in_flight: in_flight.max(source_count),
-            config,
+            grace: config.grace,
             once,
             pulse,
             leases: Leases::new(),
             outcomes,
-            to_outcomes,
             called_off,
-            to_called_off,
+            call_off: CallOff { lease: 0, to_worker: to_called_off },
             receiving: FuturesUnordered::new(),
             renewing: FuturesUnordered::new(),
             settling: FuturesUnordered::new(),
@@ -139,7 +118,7 @@ impl Control {
     }
 
     fn is_done(&self) -> bool {
-        let ended = self.sources.iter().all(|source| source.ended);
+        let ended = self.sources.iter().all(Intake::has_ended);
         self.failure.is_some() || (ended && self.leases.len() == 0)
     }
 
@@ -170,50 +149,27 @@ impl Control {
 
     /// Asks idle sources for as many jobs as there is room for, divided among them.
     fn receive_more(&mut self) {
-        let asked: usize = self.sources.iter().map(|source| source.asked).sum();
+        let asked: usize = self.sources.iter().map(|source| source.asked()).sum();
         let mut room = self.in_flight.saturating_sub(self.leases.len() + asked);
-        let mut idle = self.sources.iter().filter(|source| source.idle.is_some()).count();
+        let mut idle = self.sources.iter().filter(|source| source.is_idle()).count();
         for (index, source) in self.sources.iter_mut().enumerate() {
             if room == 0 {
                 return;
             }
-            let Some(mut adapter) = source.idle.take() else {
-                continue;
-            };
-            let max = room.div_ceil(idle);
-            (room, idle) = (room - max, idle - 1);
-            source.asked = max;
-            let pause = source.pause;
-            let (vitals, accepts_ahead) = (self.pulse.vitals().clone(), source.accepts_ahead);
-            self.receiving.push(Box::pin(async move {
-                let receive = async {
-                    if let Some(pause) = pause {
-                        sleep(pause).await;
-                    }
-                    adapter.receive(max).await
-                };
-                // Dropping a receive loses nothing, and nothing must come of it once the worker drains.
-                let result = tokio::select! {
-                    biased;
-                    () = vitals.reaches(Phase::Draining), if !accepts_ahead => Ok(Vec::new()),
-                    result = receive => result,
-                };
-                Received { source: index, adapter, result }
-            }));
+            let max = room.div_ceil(idle.max(1));
+            if let Some(receive) = source.receive(index, max, self.pulse.vitals()) {
+                (room, idle) = (room - max, idle - 1);
+                self.receiving.push(receive);
+            }
         }
     }
 
     fn received(&mut self, received: Received) {
         let source = &mut self.sources[received.source];
-        source.asked = 0;
-        source.idle = Some(received.adapter);
+        source.returns(received.adapter);
         match received.result {
             Ok(deliveries) => {
-                source.pause = None;
-                if deliveries.is_empty() {
-                    source.idle = None;
-                    source.ended = true;
-                }
+                source.succeeded(deliveries.is_empty());
                 for delivery in deliveries {
                     self.begin(received.source, delivery);
                 }
@@ -222,15 +178,7 @@ impl Control {
                 let name = source.name;
                 self.failure.get_or_insert(why.context(format_args!("receiving from {name}")));
             }
-            Err(why) => {
-                let pause = source.pause.map_or(SOURCE_PAUSES.0, |pause| (pause * 2).min(SOURCE_PAUSES.1));
-                source.pause = Some(pause);
-                let name = source.name;
-                match why.fault() {
-                    Fault::Invalid => error!(source = name, error = %why, ?pause, "not ready: cannot receive"),
-                    _ => warn!(source = name, error = %why, ?pause, "cannot receive"),
-                }
-            }
+            Err(why) => source.failed(&why),
         }
     }
 
@@ -239,9 +187,9 @@ impl Control {
         let span = info_span!("job", id = %id, source = self.sources[source].name, attempt);
         let job = Job::delivered(id.into(), attempt, meta, Some(receipt.clone()));
         let number = self.leases.enter(Instant::now(), source, until, receipt.clone(), job.clone());
-        receipt.begun(&CallOff { lease: number, to_worker: self.to_called_off.clone() });
-        let lease = Lease::new(number, self.to_outcomes.clone());
-        let walk = run(self.routes.clone(), job, payload, lease, self.config.max_attempts);
+        self.call_off.lease = number;
+        receipt.begun(&self.call_off);
+        let walk = run(job, payload, Lease::new(number, self.desk.clone()));
         let task = self.jobs.spawn(walk.instrument(span)).abort_handle();
         if let Some(held) = self.leases.get(number) {
             held.task = Some(task);
@@ -405,15 +353,10 @@ impl Control {
     async fn drain(mut self, mut stop: Stop) -> End {
         self.pulse.set(Phase::Draining);
         // Receives under way end with that, unless jobs are still to come of them; so do idle sources.
-        let idle_ends = |source: &mut Intake| {
-            if source.idle.take_if(|idle| !idle.accepts_ahead()).is_some() {
-                source.ended = true;
-            }
-        };
-        self.sources.iter_mut().for_each(idle_ends);
+        self.sources.iter_mut().for_each(Intake::drain);
         let fatal = self.failure.as_ref().is_some_and(|why| why.fault() == Fault::Fatal);
         if self.leases.len() > 0 || self.accepts_ahead() {
-            let grace = if fatal { Duration::ZERO } else { self.config.grace };
+            let grace = if fatal { Duration::ZERO } else { self.grace };
             info!(jobs = self.leases.len(), ?grace, "draining: no more jobs are taken");
             let patience = self.wait_for_jobs(grace);
             tokio::select! {
@@ -422,7 +365,7 @@ impl Control {
             }
         }
         self.receiving.clear();
-        self.sources.iter_mut().for_each(|source| source.idle = None);
+        self.sources.iter_mut().for_each(Intake::close);
         // Those that ended meanwhile are done, not given back.
         while let Ok(outcome) = self.outcomes.try_recv() {
             self.ended(outcome);
@@ -456,7 +399,7 @@ impl Control {
 
     /// Whether a source has still to hand over what it has accepted.
     fn accepts_ahead(&self) -> bool {
-        self.sources.iter().any(|source| source.accepts_ahead && !source.ended)
+        self.sources.iter().any(Intake::has_accepted)
     }
 
     /// Who is still running: how many jobs in each stage, and the age of the oldest.
@@ -500,13 +443,6 @@ impl Control {
         while self.leases.iter().any(waits) {
             self.step().await;
         }
-    }
-}
-
-impl Intake {
-    fn new(adapter: Box<dyn AnySource>) -> Self {
-        let (name, accepts_ahead) = (adapter.name(), adapter.accepts_ahead());
-        Intake { name, accepts_ahead, idle: Some(adapter), ended: false, asked: 0, pause: None }
     }
 }
 

@@ -26,18 +26,25 @@ pub(super) struct Outcome {
     pub(super) fatal: Option<Error>,
 }
 
+/// What all jobs need: the pipelines, and where a job's end is told.
+pub(super) struct Desk {
+    pub(super) routes: Routes,
+    pub(super) max_attempts: u32,
+    // Unbounded, but never fuller than there are jobs in flight: each sends once.
+    pub(super) outcomes: UnboundedSender<Outcome>,
+}
+
 /// A job's hold on its delivery. It ends once, by value; dropped without, as after a panic or when the job is
 /// aborted, the job is given back.
 pub(super) struct Lease {
     number: u64,
-    // Unbounded, but never fuller than there are jobs in flight: each sends once.
-    outcomes: UnboundedSender<Outcome>,
+    desk: Arc<Desk>,
     ended: bool,
 }
 
 impl Lease {
-    pub(super) fn new(number: u64, outcomes: UnboundedSender<Outcome>) -> Self {
-        Lease { number, outcomes, ended: false }
+    pub(super) fn new(number: u64, desk: Arc<Desk>) -> Self {
+        Lease { number, desk, ended: false }
     }
 
     fn end(mut self, verdict: Verdict, fatal: Option<Error>) {
@@ -48,7 +55,7 @@ impl Lease {
     fn send(&self, verdict: Verdict, fatal: Option<Error>) {
         let outcome = Outcome { lease: self.number, verdict, fatal };
         // If the control thread has gone, so has the lease.
-        let _ = self.outcomes.send(outcome);
+        let _ = self.desk.outcomes.send(outcome);
     }
 }
 
@@ -61,8 +68,8 @@ impl Drop for Lease {
 }
 
 /// Runs a job to its verdict.
-pub(super) async fn run(routes: Arc<Routes>, job: Job, payload: Bytes, lease: Lease, max_attempts: u32) {
-    let outcome = walk(&routes, &job, payload).await;
+pub(super) async fn run(job: Job, payload: Bytes, lease: Lease) {
+    let outcome = walk(&lease.desk.routes, &job, payload).await;
     if let Err(why) = &outcome {
         match why.fault() {
             Fault::Transient => debug!(error = %why, "job failed for now"),
@@ -70,7 +77,8 @@ pub(super) async fn run(routes: Arc<Routes>, job: Job, payload: Bytes, lease: Le
         }
     }
     let fatal = outcome.as_ref().err().filter(|why| why.fault() == Fault::Fatal).cloned();
-    lease.end(judge(outcome, job.id(), job.attempt(), max_attempts), fatal);
+    let verdict = judge(outcome, job.id(), job.attempt(), lease.desk.max_attempts);
+    lease.end(verdict, fatal);
 }
 
 async fn walk(routes: &Routes, job: &Job, payload: Bytes) -> Result<Bytes> {

@@ -4,6 +4,7 @@
 //! ever run on it, so that no load can delay a lease.
 
 mod control;
+mod intake;
 mod job;
 mod leases;
 mod report;
@@ -103,19 +104,17 @@ impl Worker {
 
     /// Another pipeline beside the first, for jobs whose [`route`](crate::Meta::route) is `name`. All pipelines of a
     /// worker share its devices' threads.
-    pub fn route<In, Out>(mut self, name: impl Into<String>, pipeline: Pipeline<In, Out>) -> Self
+    pub fn route<In, Out>(self, name: impl Into<String>, pipeline: Pipeline<In, Out>) -> Self
     where
         In: DeserializeOwned + Send + 'static,
         Out: Serialize + Send + 'static,
     {
-        let route = Route::new(pipeline, Media::JSON, from_json, to_json);
-        self.routes.push((name.into(), Box::new(route)));
-        self
+        self.another(name.into(), Route::new(pipeline, Media::JSON, from_json, to_json))
     }
 
     /// Like [`route`](Worker::route), for a pipeline whose jobs come and go as [`with_codec`](Worker::with_codec) says.
     pub fn route_with_codec<In, Out>(
-        mut self,
+        self,
         name: impl Into<String>,
         pipeline: Pipeline<In, Out>,
         decode: impl Fn(&Job, Bytes) -> Result<In> + Send + Sync + 'static,
@@ -125,8 +124,11 @@ impl Worker {
         In: Send + 'static,
         Out: Send + 'static,
     {
-        let route = Route::new(pipeline, Media::BYTES, decode, encode);
-        self.routes.push((name.into(), Box::new(route)));
+        self.another(name.into(), Route::new(pipeline, Media::BYTES, decode, encode))
+    }
+
+    fn another(mut self, name: String, route: impl AnyRoute + 'static) -> Self {
+        self.routes.push((name, Box::new(route)));
         self
     }
 
@@ -266,7 +268,7 @@ impl Worker {
             route.set_outlook(outlook);
         }
         let places = self.routes.iter().map(|(_, route)| route.places()).fold(0, usize::saturating_add);
-        Ok(Started { routes: Arc::new(routes), pools, in_flight: config.in_flight.unwrap_or(places) })
+        Ok(Started { routes, pools, in_flight: config.in_flight.unwrap_or(places) })
     }
 
     async fn serve(
@@ -281,7 +283,7 @@ impl Worker {
         let sources = std::mem::take(&mut self.sources);
         let jobs = tokio::runtime::Handle::current();
         let pulse = Arc::new(pulse);
-        let control = Control::new(sources, routes, jobs, in_flight, config.clone(), once, pulse.clone());
+        let control = Control::new(sources, routes, jobs, in_flight, config, once, pulse.clone());
         info!(in_flight, "ready");
         pulse.set(Phase::Ready);
         let end = on_own_thread(control, stop).await?;
@@ -321,7 +323,7 @@ async fn join(pools: crate::pipeline::Pools) {
 
 /// Everything that a start made.
 struct Started {
-    routes: Arc<Routes>,
+    routes: Routes,
     pools: crate::pipeline::Pools,
     in_flight: usize,
 }

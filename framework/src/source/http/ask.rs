@@ -24,6 +24,8 @@ use crate::verdict::Verdict;
 const TIMEOUT: &str = "x-request-timeout";
 /// How long after the deadline the job's own answer to that is waited for.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// How long after the deadline the job's lease ends: the job's own deadline always comes first.
+const LEASE_BEYOND: Duration = Duration::from_secs(4);
 
 /// Answers a `POST` to a pipeline.
 pub(super) async fn ask(app: Arc<App>, path: Arc<Path>, request: HttpRequest) -> Response<Body> {
@@ -72,12 +74,13 @@ impl Asked<'_> {
     async fn answer(&self, headers: &HeaderMap, body: Body, place: Place<'_>) -> Result<Response<Body>, Problem> {
         let deadline = place.deadline;
         let payload = body::read(body, self.app.settings.body).await.map_err(|why| self.unread(why))?;
-        let (receipt, mut caller) = Request::new(tokio::time::Instant::from_std(deadline + 4 * LAST_WORD));
+        let until = tokio::time::Instant::from_std(deadline + LEASE_BEYOND);
+        let (receipt, mut caller) = Request::new(until);
         let delivery = Delivery {
             id: self.app.next_id(),
             attempt: 1,
             payload,
-            until: tokio::time::Instant::from_std(deadline + 4 * LAST_WORD),
+            until,
             meta: self.meta(headers, deadline),
             receipt,
         };

@@ -1,0 +1,126 @@
+//! One source as the control loop sees it: idle, receiving, pausing after a failure, or at its end.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::sleep;
+use tracing::{error, warn};
+
+use crate::error::{Error, Fault, Result};
+use crate::source::{AnySource, Delivery, Phase, Vitals};
+
+/// The first and the longest pause after a source failed.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+pub(super) struct Intake {
+    pub(super) name: &'static str,
+    accepts_ahead: bool,
+    /// Gone while it receives, and after its end.
+    idle: Option<Box<dyn AnySource>>,
+    ended: bool,
+    /// How many jobs the receive under way may bring.
+    asked: usize,
+    /// The pause before the next receive, after failures.
+    pause: Option<Duration>,
+}
+
+/// What came of a receive, with the source to be given back.
+pub(super) struct Received {
+    pub(super) source: usize,
+    pub(super) adapter: Box<dyn AnySource>,
+    pub(super) result: Result<Vec<Delivery>>,
+}
+
+impl Intake {
+    pub(super) fn new(adapter: Box<dyn AnySource>) -> Self {
+        let (name, accepts_ahead) = (adapter.name(), adapter.accepts_ahead());
+        Intake { name, accepts_ahead, idle: Some(adapter), ended: false, asked: 0, pause: None }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle.is_some()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether it has still to hand over what it has accepted.
+    pub(super) fn has_accepted(&self) -> bool {
+        self.accepts_ahead && !self.ended
+    }
+
+    pub(super) fn asked(&self) -> usize {
+        self.asked
+    }
+
+    /// Asks it, if it is idle, for at most `max` jobs. `index` is told with what comes.
+    pub(super) fn receive(
+        &mut self,
+        index: usize,
+        max: usize,
+        vitals: &Vitals,
+    ) -> Option<BoxFuture<'static, Received>> {
+        let mut adapter = self.idle.take()?;
+        self.asked = max;
+        let pause = self.pause;
+        let (vitals, accepts_ahead) = (vitals.clone(), self.accepts_ahead);
+        Some(Box::pin(async move {
+            let receive = async {
+                if let Some(pause) = pause {
+                    sleep(pause).await;
+                }
+                adapter.receive(max).await
+            };
+            // Dropping a receive loses nothing, and nothing must come of it once the worker drains.
+            let result = tokio::select! {
+                biased;
+                () = vitals.reaches(Phase::Draining), if !accepts_ahead => Ok(Vec::new()),
+                result = receive => result,
+            };
+            Received { source: index, adapter, result }
+        }))
+    }
+
+    /// A receive has ended.
+    pub(super) fn returns(&mut self, adapter: Box<dyn AnySource>) {
+        self.asked = 0;
+        self.idle = Some(adapter);
+    }
+
+    /// It has answered; with nothing, it is at its end.
+    pub(super) fn succeeded(&mut self, empty: bool) {
+        self.pause = None;
+        if empty {
+            self.end();
+        }
+    }
+
+    /// It is asked again after a pause that grows.
+    pub(super) fn failed(&mut self, why: &Error) {
+        let pause = self.pause.map_or(PAUSES.0, |pause| (pause * 2).min(PAUSES.1));
+        self.pause = Some(pause);
+        let name = self.name;
+        match why.fault() {
+            Fault::Invalid => error!(source = name, error = %why, ?pause, "not ready: cannot receive"),
+            _ => warn!(source = name, error = %why, ?pause, "cannot receive"),
+        }
+    }
+
+    /// The worker drains: idle, it is at its end, unless jobs are still to come of it.
+    pub(super) fn drain(&mut self) {
+        if self.is_idle() && !self.accepts_ahead {
+            self.end();
+        }
+    }
+
+    /// Nothing is received any more.
+    pub(super) fn close(&mut self) {
+        self.idle = None;
+    }
+
+    fn end(&mut self) {
+        self.idle = None;
+        self.ended = true;
+    }
+}
