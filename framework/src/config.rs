@@ -12,6 +12,7 @@
 //! | `FOREBAY_HTTP_DEADLINE` | 95 | seconds within which a request is answered, 1 to 86400 |
 //! | `FOREBAY_HTTP_BODY` | 10485760 | the largest body in bytes, up to 1 GiB |
 //! | `FOREBAY_HTTP_KEYS` | none | keys that callers must know one of, with commas between |
+//! | `FOREBAY_WEBHOOK_SECRETS` | none | secrets that webhooks are signed with, `whsec_...`, with commas between |
 
 use std::time::Duration;
 
@@ -84,9 +85,20 @@ impl HttpConfig {
             port: or("PORT", 0, u16::MAX.into(), 8080)? as u16,
             deadline: Duration::from_secs(or("FOREBAY_HTTP_DEADLINE", 1, 86_400, 95)?),
             body: or("FOREBAY_HTTP_BODY", 1, 1 << 30, 10 << 20)? as usize,
-            keys: keys.split(',').map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).collect(),
+            keys: list(&keys),
         })
     }
+}
+
+/// The secrets that webhooks are signed with.
+#[cfg(feature = "webhook")]
+pub(crate) fn webhook_secrets() -> Vec<String> {
+    list(&std::env::var("FOREBAY_WEBHOOK_SECRETS").unwrap_or_default())
+}
+
+#[cfg(feature = "webhook")]
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect()
 }
 
 /// A whole number of the environment; `None` where it is not set.

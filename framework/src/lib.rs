@@ -35,7 +35,7 @@
 //!
 //! # Features
 //! * `telemetry` (default): [`telemetry::init`], a log subscriber and a metrics recorder that can be read back.
-//! * `http`: the source `Http`, a server whose requests are jobs.
+//! * `http`: the sources `Http`, a server whose requests are jobs, and `Deferred`, jobs whose callers do not wait.
 //! * `webhook`: signed messages to URLs that others name, kept out of your network.
 //! * `testing`: conformance suites for your own sources and stores.
 

@@ -36,6 +36,11 @@ impl Gate {
         self.0.changed.notify_all();
     }
 
+    /// Whether everybody may go through.
+    pub fn is_open(&self) -> bool {
+        self.lock().open
+    }
+
     /// Stops whoever comes from now on.
     pub fn close(&self) {
         let mut state = self.lock();

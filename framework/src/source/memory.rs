@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Delivery, Extended, Receipt, Source};
+use super::{Delivery, Extended, Queue, Receipt, Source};
 use crate::error::{Error, Result};
 use crate::job::{Event, Meta};
 use crate::verdict::Verdict;
@@ -211,6 +211,12 @@ impl State {
         Some((until, message))
     }
 
+    fn holds(&self, id: &str) -> bool {
+        let waiting = self.visible.iter().chain(self.later.values());
+        let leased = self.leased.values().map(|(_, message)| message);
+        waiting.chain(leased).any(|message| *message.id == *id)
+    }
+
     fn next_change(&self) -> Option<Instant> {
         let later = self.later.keys().next().map(|(at, _)| *at);
         let leased = self.ends.first().map(|(until, _)| *until);
@@ -246,6 +252,15 @@ impl Source for Memory {
                 },
             }
         }
+    }
+}
+
+impl Queue for Memory {
+    fn push<'a>(&'a self, id: &'a str, payload: Bytes) -> BoxFuture<'a, Result<()>> {
+        if !self.0.lock().holds(id) {
+            Memory::push(self, id, payload);
+        }
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

@@ -4,10 +4,13 @@
 //! |---|---|---|---|
 //! | [`Memory`](memory::Memory) | real expiry | yes | refused |
 //! | [`Folder`](folder::Folder) | a claim file's age | yes | refused |
+//! | `Deferred` (feature `http`) | its queue's | its queue's | told once: the first end stands |
 //! | `Http` (feature `http`) | until the caller's deadline, or until it has gone | no: the caller tries again | ignored: nobody waits |
 //!
 //! An adapter's conformance is checked by `forebay::testing::source`, which the memory source passes first.
 
+#[cfg(feature = "http")]
+pub mod deferred;
 pub mod folder;
 #[cfg(feature = "http")]
 pub mod http;
@@ -76,6 +79,16 @@ pub trait Source: Send + 'static {
     fn accepts_ahead(&self) -> bool {
         false
     }
+}
+
+/// A queue that jobs can be put on, for a source that takes them off it.
+pub trait Queue: Send + Sync + 'static {
+    /// Puts a job on the queue: durably, once it is answered. Where a job of that id waits or is at work, nothing
+    /// changes.
+    ///
+    /// # Errors
+    /// Whatever kept it from being put there. It may be there all the same.
+    fn push<'a>(&'a self, id: &'a str, payload: Bytes) -> BoxFuture<'a, Result<()>>;
 }
 
 /// A delivery's way back to its source. Called on the worker's own thread only, but for [`emit`](Receipt::emit).

@@ -100,10 +100,33 @@ impl Webhook {
         Ok(Webhook { client, guard, secrets, deadline: DEADLINE })
     }
 
+    /// A sender under the strict [`Guard`] that signs with the secrets of `FOREBAY_WEBHOOK_SECRETS`.
+    ///
+    /// # Errors
+    /// `Invalid` if there is none, or one is not as [`Secret::new`] wants it.
+    pub fn from_env() -> Result<Self> {
+        let secrets = crate::config::webhook_secrets();
+        if secrets.is_empty() {
+            return Err(Error::invalid(
+                "webhook: FOREBAY_WEBHOOK_SECRETS is not set; `whsec_$(openssl rand -base64 32)`",
+            ));
+        }
+        let secrets: Result<Vec<_>> = secrets.iter().map(|text| Secret::new(text)).collect();
+        Webhook::new(Guard::new(), secrets.context("FOREBAY_WEBHOOK_SECRETS")?)
+    }
+
     /// Looks names up with `resolver` instead of the operating system.
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.client = client(self.guard.clone(), Arc::new(resolver), public_roots());
         self
+    }
+
+    /// Checks all of a URL that can be checked without looking its name up ([`Guard::check_url`]).
+    ///
+    /// # Errors
+    /// `Invalid` where every attempt to send there would be refused.
+    pub fn check(&self, url: &str) -> Result<()> {
+        self.guard.check_url(&url.parse().or_invalid().context("a webhook's url")?)
     }
 
     /// Makes one attempt to deliver `body`, which should be JSON, to `url`. It takes 20 s at most.

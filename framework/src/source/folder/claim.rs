@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::ending::{Fingerprint, end};
+use super::ending::{Fingerprint, consume, end};
 use crate::error::{Context, Error, Result};
 use crate::source::{Extended, Receipt};
 use crate::store::{Key, Outcome, Put, Store, Version};
@@ -122,9 +122,15 @@ impl Claimed {
         if matches!(verdict, Verdict::Retry { .. }) {
             return Ok(());
         }
-        let attempt = self.state.lock().await.0.attempt;
-        let input = self.state.lock().await.0.input;
-        end(&self.shared, &self.id, attempt, input, verdict).await?;
+        if self.shared.consuming && matches!(verdict, Verdict::Done(_)) {
+            consume(&self.shared, &self.id).await?;
+        } else {
+            let (attempt, input) = {
+                let state = self.state.lock().await;
+                (state.0.attempt, state.0.input)
+            };
+            end(&self.shared, &self.id, attempt, input, verdict).await?;
+        }
         self.shared.claims.delete(&self.key).await
     }
 }

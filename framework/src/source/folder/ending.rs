@@ -132,8 +132,20 @@ pub(super) fn failed(shared: &Shared, id: &str, attempt: u32, input: Fingerprint
     put(shared, &beside(shared, id, ".failed.json"), &serde_json::to_vec_pretty(&record)?)
 }
 
+/// Removes the file of a job that is done.
+pub(super) async fn consume(shared: &Arc<Shared>, id: &str) -> Result<()> {
+    let path = shared.inbox.join(id);
+    let remove = move || match fs::remove_file(&path) {
+        Err(why) if why.kind() != ErrorKind::NotFound => {
+            Err(why).with_context(|| format!("removing `{}`", path.display()))
+        }
+        _ => Ok(()),
+    };
+    tokio::task::spawn_blocking(remove).await.context("removing a job's file")?
+}
+
 /// Puts a whole file in place, durably, where there is none.
-fn put(shared: &Shared, path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn put(shared: &Shared, path: &Path, bytes: &[u8]) -> Result<()> {
     let doing = || format!("writing `{}`", path.display());
     let folder = path.parent().unwrap_or(&shared.outbox);
     fs::create_dir_all(folder).with_context(doing)?;

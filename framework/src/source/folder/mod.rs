@@ -8,6 +8,7 @@
 
 mod claim;
 mod ending;
+mod queue;
 mod scan;
 
 use std::collections::VecDeque;
@@ -22,6 +23,7 @@ use super::{Delivery, Source};
 use crate::error::{Context, Error, Result};
 use crate::store;
 use crate::verdict::Verdict;
+pub use queue::FolderQueue;
 use scan::Scanner;
 
 /// How long a claim lasts by default.
@@ -56,6 +58,7 @@ pub(crate) struct Shared {
     look_every: Duration,
     once: bool,
     by_path: bool,
+    consuming: bool,
     claims: store::Folder,
     /// Tells this worker's claims from all others.
     owner: String,
@@ -86,6 +89,7 @@ impl Folder {
             look_every: LOOK_EVERY,
             once: false,
             by_path: false,
+            consuming: false,
             claims,
             owner: claim::new_owner(),
             stopped: AtomicBool::new(false),
@@ -119,6 +123,16 @@ impl Folder {
     /// Payloads are the files' paths instead of their content, for pipelines that read as they go.
     pub fn by_path(self) -> Self {
         self.set(|shared| shared.by_path = true)
+    }
+
+    /// Removes a job's file when it is done, instead of writing a result: the folder as a queue.
+    pub fn consuming(self) -> Self {
+        self.set(|shared| shared.consuming = true)
+    }
+
+    /// The way to put jobs into the inbox. To be asked for after the settings are made.
+    pub fn queue(&self) -> FolderQueue {
+        FolderQueue::new(self.shared.clone())
     }
 
     /// How many files there are to do now: neither done, nor failed, nor hidden. Blocks.

@@ -13,6 +13,7 @@ use super::Http;
 use super::admission::Admitted;
 use super::answer::{self, Problem};
 use super::body::{self, Unread};
+use super::later;
 use super::request::Request;
 use super::server::{App, Path};
 use crate::error::DeadlinePassed;
@@ -32,21 +33,18 @@ pub(super) async fn ask(app: Arc<App>, path: Arc<Path>, request: HttpRequest) ->
     let arrived = Instant::now();
     let asked = Asked { app: &app, path: &path, arrived };
     let (head, body) = request.into_parts();
-    let response = match asked.admit(&head.headers) {
-        Ok(place) => asked.answer(&head.headers, body, place).await,
-        Err(problem) => {
-            body::discard(&head.headers, body).await;
-            Err(problem)
-        }
+    let response = match &app.deferred {
+        Some(registry) if later::is_wanted(&head.headers) => asked.defer(registry, &head.headers, body).await,
+        _ => asked.respond(&head.headers, body).await,
     };
     let response = response.unwrap_or_else(Problem::into_response);
     app.meter.answered(response.status());
     response
 }
 
-struct Asked<'a> {
-    app: &'a App,
-    path: &'a Path,
+pub(super) struct Asked<'a> {
+    pub(super) app: &'a App,
+    pub(super) path: &'a Path,
     arrived: Instant,
 }
 
@@ -58,6 +56,16 @@ struct Place<'a> {
 }
 
 impl Asked<'_> {
+    async fn respond(&self, headers: &HeaderMap, body: Body) -> Result<Response<Body>, Problem> {
+        match self.admit(headers) {
+            Ok(place) => self.answer(headers, body, place).await,
+            Err(problem) => {
+                body::discard(headers, body).await;
+                Err(problem)
+            }
+        }
+    }
+
     /// Lets it in, to be answered by the deadline, as far as its headers tell.
     fn admit(&self, headers: &HeaderMap) -> Result<Place<'_>, Problem> {
         self.may_ask(headers)?;
@@ -105,7 +113,7 @@ impl Asked<'_> {
         &self.app.vitals.routes()[self.path.route]
     }
 
-    fn may_ask(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(super) fn may_ask(&self, headers: &HeaderMap) -> Result<(), Problem> {
         match self.app.settings.keys.allow(headers) {
             true => Ok(()),
             false => Err(Problem::new(
@@ -124,7 +132,7 @@ impl Asked<'_> {
     }
 
     /// Whether the body is of a kind and size that can be taken, as far as the headers say.
-    fn takes(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(super) fn takes(&self, headers: &HeaderMap) -> Result<(), Problem> {
         if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|its| its.as_bytes() != b"identity") {
             let detail = format!("the encoding {encoding:?} is not known; gzip, deflate, br and zstd are");
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
@@ -145,7 +153,7 @@ impl Asked<'_> {
     }
 
     /// Makes room for the body.
-    fn hold_bytes(&self, headers: &HeaderMap) -> Result<SemaphorePermit<'_>, Problem> {
+    pub(super) fn hold_bytes(&self, headers: &HeaderMap) -> Result<SemaphorePermit<'_>, Problem> {
         let settings = &self.app.settings;
         let bytes = length(headers).unwrap_or(settings.body).min(settings.held);
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
@@ -180,7 +188,7 @@ impl Asked<'_> {
         meta
     }
 
-    fn unread(&self, why: Unread) -> Problem {
+    pub(super) fn unread(&self, why: Unread) -> Problem {
         match why {
             Unread::TooLarge => {
                 let detail = format!("the body is larger than {} bytes", self.app.settings.body);
@@ -211,7 +219,7 @@ fn starting() -> Problem {
     Problem::busy("the worker is starting", Duration::from_secs(5))
 }
 
-fn stopping() -> Problem {
+pub(super) fn stopping() -> Problem {
     Problem::busy("the worker is stopping; another will answer", Duration::from_secs(1))
 }
 

@@ -10,15 +10,18 @@ mod ask;
 mod body;
 mod health;
 mod keys;
+mod later;
 mod request;
 mod server;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{Receiver, channel};
 use tracing::{info, warn};
 
+use super::deferred::{Deferred, Registry};
 use super::{Delivery, Hold, Phase, Source, Vitals};
 use crate::config::HttpConfig;
 use crate::error::{Classify, Context, Error, Result};
@@ -54,6 +57,7 @@ pub struct Http {
     settings: Settings,
     listener: Option<TcpListener>,
     paths: Vec<(String, String)>,
+    deferred: Option<Arc<Registry>>,
     running: Option<Running>,
 }
 
@@ -83,7 +87,7 @@ impl Http {
     pub fn from_env() -> Result<Self> {
         let HttpConfig { port, deadline, body, keys } = HttpConfig::from_env()?;
         let settings = Settings { deadline, body, waiting: WAITING, held: HELD, keys: Keys::new(keys), port };
-        Ok(Http { settings, listener: None, paths: Vec::new(), running: None })
+        Ok(Http { settings, listener: None, paths: Vec::new(), deferred: None, running: None })
     }
 
     /// A server on a socket that listens already.
@@ -138,6 +142,24 @@ impl Http {
         self
     }
 
+    /// Lets callers hand in jobs that take longer than a gateway waits. The worker, or another that shares the queue,
+    /// takes them from `deferred`, which has to be its source too.
+    ///
+    /// | request | answer |
+    /// |---|---|
+    /// | `POST` to a pipeline's path with `Prefer: respond-async` (RFC 7240) | 202, the job's address in `Location`; once the job is on the queue |
+    /// | `GET /jobs/ID` | its `state` (`queued`, `running`, `done`, `failed`, `cancelled`), progress and result |
+    /// | `GET /jobs/ID/result` | the result by itself |
+    /// | `DELETE /jobs/ID` | cancels it, unless it has ended |
+    ///
+    /// With the header `X-Webhook-Url` the end is told to that URL
+    /// ([`Deferred::webhook`](super::deferred::Deferred::webhook)). With `Idempotency-Key` the same request makes one
+    /// job, however often it comes; another request under the key gets 422.
+    pub fn deferred<S: Source>(mut self, deferred: &Deferred<S>) -> Self {
+        self.deferred = Some(deferred.registry());
+        self
+    }
+
     fn listen(&mut self) -> Result<TcpListener> {
         let listener = match self.listener.take() {
             Some(listener) => listener,
@@ -159,6 +181,10 @@ impl Http {
         for (path, name) in &self.paths {
             if !path.starts_with('/') || path.contains(['{', '}', '?', '#']) {
                 return Err(Error::invalid(format_args!("`{path}` is no path; one looks like `/embed`")));
+            }
+            let taken = paths.iter().any(|(its, _)| its == path) || server::is_reserved(path);
+            if taken {
+                return Err(Error::invalid(format_args!("the path `{path}` is taken; choose another")));
             }
             paths.push((path.clone(), named(name)?));
         }
@@ -191,7 +217,7 @@ impl Source for Http {
         }
         // Admission bounds it; the channel never refuses what was admitted.
         let (to_worker, jobs) = channel(self.settings.waiting);
-        let server = Server::new(worker.clone(), self.settings.clone(), paths, to_worker);
+        let server = Server::new(worker.clone(), self.settings.clone(), paths, to_worker, self.deferred.clone());
         std::thread::Builder::new()
             .name("forebay-http".to_owned())
             .spawn(move || server.run(listener))

@@ -29,7 +29,8 @@ use tracing::{debug, error, warn};
 use super::admission::Admission;
 use super::answer::Problem;
 use super::ask::ask;
-use super::{Settings, body, health};
+use super::{Settings, body, health, later};
+use crate::source::deferred::Registry;
 use crate::source::{Delivery, Hold, Phase, Vitals};
 use crate::telemetry::HttpMeter;
 
@@ -56,6 +57,7 @@ pub(super) struct App {
     /// The door of each route.
     pub(super) doors: Vec<Arc<Admission>>,
     pub(super) meter: HttpMeter,
+    pub(super) deferred: Option<Arc<Registry>>,
     /// Names jobs: of this process, and a number. An atomic, since requests name themselves.
     process: u64,
     jobs: AtomicU64,
@@ -90,6 +92,7 @@ impl Server {
         settings: Settings,
         paths: Vec<(String, usize)>,
         to_worker: Sender<Delivery>,
+        deferred: Option<Arc<Registry>>,
     ) -> Self {
         let doors = vitals.routes().iter().map(|_| Admission::new(settings.waiting)).collect();
         let path = |(path, route): (String, usize)| {
@@ -103,7 +106,7 @@ impl Server {
         let process = RandomState::new().hash_one(std::process::id());
         let meter = HttpMeter::new();
         let bytes = Semaphore::new(settings.held.div_ceil(1024).clamp(1, u32::MAX as usize));
-        let app = App { vitals, settings, to_worker, bytes, doors, meter, process, jobs: AtomicU64::new(0) };
+        let app = App { vitals, settings, to_worker, bytes, doors, meter, deferred, process, jobs: AtomicU64::new(0) };
         Server { app: Arc::new(app), paths, hold }
     }
 
@@ -180,7 +183,8 @@ impl Server {
             let app = self.app.clone();
             get(async move || health::answer(state(&app), app.inside()))
         };
-        jobs.route("/health/live", probe(|_| Ok(())))
+        later::routes(jobs, &self.app)
+            .route("/health/live", probe(|_| Ok(())))
             .route("/health/startup", probe(|app| health::startup(app.vitals.phase())))
             .route("/health/ready", probe(|app| app.ready()))
             .route("/metrics", self.metrics())
@@ -221,6 +225,11 @@ impl App {
         };
         health::ready(self.vitals.phase(), self.doors.iter().zip(self.vitals.routes()).all(has_room))
     }
+}
+
+/// Whether the path is the server's own.
+pub(super) fn is_reserved(path: &str) -> bool {
+    ["/health/live", "/health/startup", "/health/ready", "/metrics"].contains(&path) || path.starts_with("/jobs/")
 }
 
 /// Refuses a request that is for no path, or not for this one.
