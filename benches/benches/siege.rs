@@ -296,7 +296,7 @@ impl Model for Watching {
         let had_left = |caller: &&usize| self.left[**caller].get().is_some_and(|at| at.elapsed() > NOTICED_WITHIN);
         self.late.fetch_add(callers.iter().filter(had_left).count(), Relaxed);
         // As long as a batch takes.
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(2));
         Ok(callers.to_vec())
     }
 }
@@ -334,7 +334,7 @@ async fn leavers() -> Result<Left> {
             let whole = random.unit() < 0.7;
             let sent = if whole { request.len() } else { (random.unit() * request.len() as f64) as usize };
             let _ = stream.write_all(&request.as_bytes()[..sent]).await;
-            let patience = Duration::from_secs_f64(random.unit() * 0.06);
+            let patience = Duration::from_secs_f64(random.unit() * 0.15);
             if timeout(patience, stream.readable()).await.is_ok_and(|read| read.is_ok()) {
                 answered.fetch_add(1, Relaxed);
             }

@@ -5,27 +5,24 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path as InPath, Request as HttpRequest};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use axum::routing::get;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::Http;
 use super::answer::Problem;
 use super::ask::{Asked, stopping};
 use super::body;
+use super::once;
 use super::server::App;
 use crate::error::{Error, Fault};
 use crate::source::Phase;
 use crate::source::deferred::{self, Header, Registry, State, Status, Submitted};
 
 const PREFER: &str = "prefer";
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const WEBHOOK_URL: &str = "x-webhook-url";
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-/// The longest idempotency key, in bytes.
-const LONGEST_KEY: usize = 255;
 /// The largest result that is part of a job's status, in bytes.
 const INLINE: usize = 256 << 10;
 
@@ -64,15 +61,13 @@ impl Asked<'_> {
             job.labels.insert(Http::PATH.to_owned(), self.path.path.clone());
         }
         let content_type = job.content_type.as_deref().unwrap_or_default();
-        let fingerprint = hash([content_type.as_bytes(), webhook.as_deref().unwrap_or_default().as_bytes(), &payload]);
+        let url = webhook.as_deref().unwrap_or_default();
+        let fingerprint = hex(&once::hash([content_type.as_bytes(), url.as_bytes(), &payload]));
         let asked = deferred::Asked { created: deferred::now(), fingerprint, webhook };
         let id = job.id.clone();
         match registry.submit(job, &asked, &payload).await.map_err(unknown)? {
             Submitted::New | Submitted::Known => {}
-            Submitted::Differs => {
-                let detail = format!("another request was made with this {IDEMPOTENCY_KEY}");
-                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
-            }
+            Submitted::Differs => return Err(once::differs()),
         }
         let status = registry.status(&id).await.map_err(unknown)?.ok_or_else(|| missing(&id))?;
         let mut response = told(StatusCode::ACCEPTED, &document(registry, &id, &status).await?);
@@ -103,15 +98,8 @@ impl Asked<'_> {
 
     /// A name that nobody can guess; the same for the same idempotency key of the same caller.
     fn job_id(&self, headers: &HeaderMap) -> Result<String, Problem> {
-        let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
-            return Ok(deferred::nonce());
-        };
-        if key.is_empty() || key.len() > LONGEST_KEY {
-            return Err(wrong(format!("{IDEMPOTENCY_KEY} should have 1 to {LONGEST_KEY} characters")));
-        }
-        let of = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
-        let caller = [of(AUTHORIZATION), of(HeaderName::from_static("x-api-key"))].concat();
-        Ok(hash([key.as_bytes(), &caller, self.path.path.as_bytes()])[..32].to_owned())
+        let key = once::key(headers, &self.path.path)?;
+        Ok(key.map_or_else(deferred::nonce, |key| hex(&key[..16])))
     }
 }
 
@@ -244,18 +232,8 @@ fn unknown(why: Error) -> Problem {
     }
 }
 
-fn hash<const N: usize>(parts: [&[u8]; N]) -> String {
-    use std::fmt::Write;
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]
@@ -273,11 +251,5 @@ mod tests {
         assert!(wanted(&["handling=lenient", "respond-async"]));
         assert!(!wanted(&[]));
         assert!(!wanted(&["respond-asynchronously", "wait=respond-async"]));
-    }
-
-    #[test]
-    fn what_is_hashed_cannot_move_between_the_parts() {
-        assert_ne!(hash([b"ab", b"c"]), hash([b"a", b"bc"]));
-        assert_eq!(hash([b"ab", b"c"]).len(), 64);
     }
 }

@@ -11,6 +11,7 @@ mod body;
 mod health;
 mod keys;
 mod later;
+mod once;
 mod request;
 mod server;
 
