@@ -7,14 +7,17 @@ use axum::body::Body;
 use axum::extract::Request as HttpRequest;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, Response, StatusCode};
-use tokio::sync::SemaphorePermit;
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Http;
 use super::admission::Admitted;
 use super::answer::{self, Problem};
 use super::body::{self, Unread};
-use super::request::Request;
+use super::outbox::{End, Outbox};
+use super::request::{Caller, Request};
 use super::server::{App, Path};
+use super::stream::{self, Events};
 use crate::error::DeadlinePassed;
 use crate::job::Meta;
 use crate::source::{Delivery, Phase, RouteInfo};
@@ -30,82 +33,107 @@ const LEASE_BEYOND: Duration = Duration::from_secs(4);
 /// Answers a `POST` to a pipeline.
 pub(super) async fn ask(app: Arc<App>, path: Arc<Path>, request: HttpRequest) -> Response<Body> {
     let arrived = Instant::now();
-    let asked = Asked { app: &app, path: &path, arrived };
+    let asked = Asked { app: app.clone(), path, arrived };
     let (head, body) = request.into_parts();
-    let response = match asked.admit(&head.headers) {
-        Ok(place) => asked.answer(&head.headers, body, place).await,
+    let outbox = stream::wanted(&head.headers).then(Arc::<Outbox>::default);
+    let accepted = match asked.admit(&head.headers) {
+        Ok(place) => asked.accept(&head.headers, body, place, outbox.clone()).await,
         Err(problem) => {
             body::discard(&head.headers, body).await;
             Err(problem)
         }
+    };
+    let response = match (accepted, outbox) {
+        (Ok(accepted), Some(outbox)) => {
+            let gives = accepted.gives;
+            return stream::answer(Events::of(accepted, outbox), gives, app.settings.keep_alive);
+        }
+        (Ok(accepted), None) => accepted.answer().await,
+        (Err(problem), _) => Err(problem),
     };
     let response = response.unwrap_or_else(Problem::into_response);
     app.meter.answered(response.status());
     response
 }
 
-struct Asked<'a> {
-    app: &'a App,
-    path: &'a Path,
-    arrived: Instant,
+pub(super) struct Asked {
+    pub(super) app: Arc<App>,
+    pub(super) path: Arc<Path>,
+    pub(super) arrived: Instant,
 }
 
 /// What a request has once it is let in.
-struct Place<'a> {
+pub(super) struct Place {
     admitted: Admitted,
     deadline: Instant,
-    _bytes: SemaphorePermit<'a>,
+    _bytes: OwnedSemaphorePermit,
 }
 
-impl Asked<'_> {
+/// A request that the worker has, with what it holds until its end. Dropped before, it is called off.
+pub(super) struct Accepted {
+    app: Arc<App>,
+    arrived: Instant,
+    pub(super) gives: &'static str,
+    place: Place,
+    caller: Caller,
+}
+
+impl Asked {
     /// Lets it in, to be answered by the deadline, as far as its headers tell.
-    fn admit(&self, headers: &HeaderMap) -> Result<Place<'_>, Problem> {
+    fn admit(&self, headers: &HeaderMap) -> Result<Place, Problem> {
         self.may_ask(headers)?;
         self.is_ready()?;
         self.takes(headers)?;
-        let deadline = self.arrived + self.patience(headers)?;
+        let patience = self.patience(headers)?;
+        self.enter(patience, self.hold_bytes(length(headers).unwrap_or(self.app.settings.body))?)
+    }
+
+    /// Lets it in, to be answered in time.
+    pub(super) fn enter(&self, patience: Duration, bytes: OwnedSemaphorePermit) -> Result<Place, Problem> {
+        let deadline = self.arrived + patience;
         let outlook = self.route().outlook().ok_or_else(starting)?;
         let door = &self.app.doors[self.path.route];
         let busy = |late| Problem::busy("too busy: this would not be answered in time", late);
         let admitted = door.enter(outlook, deadline).map_err(busy)?;
-        Ok(Place { admitted, deadline, _bytes: self.hold_bytes(headers)? })
+        Ok(Place { admitted, deadline, _bytes: bytes })
     }
 
-    async fn answer(&self, headers: &HeaderMap, body: Body, place: Place<'_>) -> Result<Response<Body>, Problem> {
-        let deadline = place.deadline;
+    /// Reads it and hands it to the worker.
+    async fn accept(
+        self,
+        headers: &HeaderMap,
+        body: Body,
+        place: Place,
+        outbox: Option<Arc<Outbox>>,
+    ) -> Result<Accepted, Problem> {
         let payload = body::read(body, self.app.settings.body).await.map_err(|why| self.unread(why))?;
-        let until = tokio::time::Instant::from_std(deadline + LEASE_BEYOND);
-        let (receipt, mut caller) = Request::new(until);
-        let delivery = Delivery {
-            id: self.app.next_id(),
-            attempt: 1,
-            payload,
-            until,
-            meta: self.meta(headers, deadline),
-            receipt,
-        };
+        let meta = self.meta(headers);
+        self.hand_over(payload, meta, place, outbox)
+    }
+
+    /// Hands it to the worker; what the job tells goes into the outbox.
+    pub(super) fn hand_over(
+        self,
+        payload: Bytes,
+        meta: Meta,
+        place: Place,
+        outbox: Option<Arc<Outbox>>,
+    ) -> Result<Accepted, Problem> {
+        let gives = self.route().gives;
+        let meta = Meta { deadline: Some(place.deadline.into()), ..meta };
+        let until = tokio::time::Instant::from_std(place.deadline + LEASE_BEYOND);
+        let (receipt, caller) = Request::new(until, outbox);
+        let delivery = Delivery { id: self.app.next_id(), attempt: 1, payload, until, meta, receipt };
         // It takes as many as were admitted; a worker that has ended takes none.
         self.app.to_worker.try_send(delivery).map_err(|_| stopping())?;
-        let verdict = caller.verdict(tokio::time::Instant::from_std(deadline + LAST_WORD)).await;
-        let Some(verdict) = verdict else {
-            return Err(match Instant::now() < deadline {
-                true => stopping(),
-                false => Problem::new(StatusCode::GATEWAY_TIMEOUT, "no answer came before the deadline"),
-            });
-        };
-        if teaches(&verdict) {
-            place.admitted.ended();
-        }
-        let mut response = answer::of(&verdict, self.route().gives);
-        answer::tell_times(&mut response, self.arrived.elapsed(), &caller.timings().get());
-        Ok(response)
+        Ok(Accepted { app: self.app, arrived: self.arrived, gives, place, caller })
     }
 
-    fn route(&self) -> &RouteInfo {
+    pub(super) fn route(&self) -> &RouteInfo {
         &self.app.vitals.routes()[self.path.route]
     }
 
-    fn may_ask(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(super) fn may_ask(&self, headers: &HeaderMap) -> Result<(), Problem> {
         match self.app.settings.keys.allow(headers) {
             true => Ok(()),
             false => Err(Problem::new(
@@ -115,7 +143,7 @@ impl Asked<'_> {
         }
     }
 
-    fn is_ready(&self) -> Result<(), Problem> {
+    pub(super) fn is_ready(&self) -> Result<(), Problem> {
         match self.app.vitals.phase() {
             Phase::Starting => Err(starting()),
             Phase::Ready => Ok(()),
@@ -144,17 +172,15 @@ impl Asked<'_> {
         Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
     }
 
-    /// Makes room for the body.
-    fn hold_bytes(&self, headers: &HeaderMap) -> Result<SemaphorePermit<'_>, Problem> {
-        let settings = &self.app.settings;
-        let bytes = length(headers).unwrap_or(settings.body).min(settings.held);
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    /// Makes room for a body.
+    pub(super) fn hold_bytes(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let kib = u32::try_from(bytes.min(self.app.settings.held).div_ceil(1024)).unwrap_or(u32::MAX);
         let busy = |_| Problem::busy("too busy: too many bytes are waiting", Duration::from_secs(1));
-        self.app.bytes.try_acquire_many(kib).map_err(busy)
+        self.app.bytes.clone().try_acquire_many_owned(kib).map_err(busy)
     }
 
     /// How long after its arrival the request must be answered.
-    fn patience(&self, headers: &HeaderMap) -> Result<Duration, Problem> {
+    pub(super) fn patience(&self, headers: &HeaderMap) -> Result<Duration, Problem> {
         let longest = self.app.settings.deadline;
         let Some(text) = headers.get(TIMEOUT) else {
             return Ok(longest);
@@ -165,10 +191,9 @@ impl Asked<'_> {
         Ok(asked.ok_or_else(wrong)?.min(longest))
     }
 
-    fn meta(&self, headers: &HeaderMap, deadline: Instant) -> Meta {
+    pub(super) fn meta(&self, headers: &HeaderMap) -> Meta {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut meta = Meta {
-            deadline: Some(deadline.into()),
             route: self.path.name.clone(),
             content_type: text("content-type"),
             trace: text("traceparent"),
@@ -180,7 +205,7 @@ impl Asked<'_> {
         meta
     }
 
-    fn unread(&self, why: Unread) -> Problem {
+    pub(super) fn unread(&self, why: Unread) -> Problem {
         match why {
             Unread::TooLarge => {
                 let detail = format!("the body is larger than {} bytes", self.app.settings.body);
@@ -189,6 +214,40 @@ impl Asked<'_> {
             Unread::TooSlow => Problem::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly"),
             Unread::Broken(why) => Problem::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {why}")),
         }
+    }
+}
+
+impl Accepted {
+    async fn answer(mut self) -> Result<Response<Body>, Problem> {
+        let verdict = self.verdict().await?;
+        let mut response = answer::of(&verdict, self.gives);
+        answer::tell_times(&mut response, self.arrived.elapsed(), &self.caller.timings().get());
+        Ok(response)
+    }
+
+    /// Tells the end into the outbox, when it comes.
+    pub(super) async fn tell(mut self, outbox: &Outbox) {
+        let outcome = self.verdict().await.and_then(|verdict| answer::outcome(&verdict));
+        let status = outcome.as_ref().map_or_else(|problem| problem.status, |_| StatusCode::OK);
+        let times = answer::times(self.arrived.elapsed(), &self.caller.timings().get());
+        if outbox.end(End { outcome, times }) {
+            self.app.meter.answered(status);
+        }
+    }
+
+    async fn verdict(&mut self) -> Result<Verdict, Problem> {
+        let Place { admitted, deadline, .. } = &self.place;
+        let verdict = self.caller.verdict(tokio::time::Instant::from_std(*deadline + LAST_WORD)).await;
+        let Some(verdict) = verdict else {
+            return Err(match Instant::now() < *deadline {
+                true => stopping(),
+                false => Problem::new(StatusCode::GATEWAY_TIMEOUT, "no answer came before the deadline"),
+            });
+        };
+        if teaches(&verdict) {
+            admitted.ended();
+        }
+        Ok(verdict)
     }
 }
 
