@@ -47,7 +47,8 @@ pub const BATCH_SECONDS: &str = "forebay_batch_seconds";
 pub const GPU_BUSY: &str = "forebay_gpu_busy_microseconds_total";
 /// Seconds the device thread waited for work, by `device`. A counter in microseconds.
 pub const GPU_IDLE: &str = "forebay_gpu_idle_microseconds_total";
-/// HTTP requests to pipelines that were answered, by `status`.
+/// HTTP requests to pipelines that were answered, by `status`; events and messages of a WebSocket by the status that
+/// their end would have had as an answer.
 pub const HTTP_REQUESTS: &str = "forebay_http_requests_total";
 /// Lease extensions, by `source` and `outcome` (`kept`, `lost`, `cancelled`, `failed`).
 pub const LEASE_EXTENSIONS: &str = "forebay_lease_extensions_total";

@@ -78,22 +78,44 @@ impl Client {
 
     /// The next answer; `None` if the connection ends before.
     pub async fn response(&mut self) -> Option<Response> {
-        let end = loop {
-            if let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") {
-                break end;
-            }
-            self.more().await?;
-        };
-        let head = String::from_utf8_lossy(&self.read[..end]).to_ascii_lowercase();
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        let mut response = Response { status, head, body: Vec::new() };
+        let mut response = self.head().await?;
         let length: usize = response.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-        while self.read.len() < end + 4 + length {
+        while self.read.len() < length {
             self.more().await?;
         }
-        response.body = self.read[end + 4..end + 4 + length].to_vec();
-        self.read.drain(..end + 4 + length);
+        response.body = self.read.drain(..length).collect();
         Some(response)
+    }
+
+    /// The head of an answer whose body comes in chunks.
+    pub async fn head(&mut self) -> Option<Response> {
+        let end = self.find(b"\r\n\r\n").await?;
+        let head = String::from_utf8_lossy(&self.read[..end]).to_ascii_lowercase();
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        self.read.drain(..end + 4);
+        Some(Response { status, head, body: Vec::new() })
+    }
+
+    /// The next chunk of such a body, empty for the last; `None` if the connection ends before.
+    pub async fn chunk(&mut self) -> Option<String> {
+        let line = self.find(b"\r\n").await?;
+        let length = usize::from_str_radix(std::str::from_utf8(&self.read[..line]).ok()?, 16).ok()?;
+        let (start, end) = (line + 2, line + 2 + length);
+        while self.read.len() < end + 2 {
+            self.more().await?;
+        }
+        let chunk = String::from_utf8_lossy(&self.read[start..end]).into_owned();
+        self.read.drain(..end + 2);
+        Some(chunk)
+    }
+
+    async fn find(&mut self, pattern: &[u8]) -> Option<usize> {
+        loop {
+            if let Some(at) = self.read.windows(pattern.len()).position(|bytes| bytes == pattern) {
+                return Some(at);
+            }
+            self.more().await?;
+        }
     }
 
     /// Waits until the server has closed the connection; whether it did within that time.

@@ -332,6 +332,29 @@ async fn health_follows_the_worker_from_start_to_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_idempotency_key_is_one_execution() {
+    let (gate, seen) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
+    let served = serve(Worker::new(doubling(gate.clone(), seen.clone())), |http| http).ready().await;
+    let key = "idempotency-key: \"7\"\r\n";
+    let mut first = served.client().await;
+    first.send_post("/", key, b"21").await;
+    eventually("it is on the device", || gate.waiting() == 1);
+    let address = served.address;
+    let posts = (0..100).map(|_| async move { Client::connect(address).await.post_with("/", key, b"21").await.status });
+    let meanwhile = within("all others are answered", join_all(posts)).await;
+    assert_eq!(meanwhile, vec![409; 100]);
+    gate.open();
+    assert_eq!(within("the first", first.response()).await.unwrap().text(), "42");
+    let mut client = served.client().await;
+    assert_eq!(client.post_with("/", key, b"21").await.text(), "42", "as it was answered before");
+    assert_eq!(client.post_with("/", key, b"22").await.status, 422, "something else");
+    assert_eq!(seen.load(SeqCst), 1);
+    assert_eq!(client.post_with("/", key, b"x").await.status, 422);
+    assert_eq!(client.post_with("/", "idempotency-key: \"8\"\r\n", b"x").await.status, 400, "a failure is forgotten");
+    assert_eq!(client.post_with("/", "idempotency-key: \"8\"\r\n", b"1").await.text(), "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_asked_for_and_probes_are_not() {
     let worker = Worker::new(doubling(open(), Arc::default()));
     let served = serve(worker, |http| http.keys(["old", "new"])).ready().await;

@@ -18,7 +18,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// An answer that is not a result.
 #[derive(Debug)]
 pub(super) struct Problem {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     detail: String,
     retry_after: Option<Duration>,
 }
@@ -29,6 +29,9 @@ struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    /// In seconds. Events have no header to say it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
 }
 
 impl Problem {
@@ -41,39 +44,52 @@ impl Problem {
         Problem { status: StatusCode::SERVICE_UNAVAILABLE, detail: detail.into(), retry_after: Some(retry_after) }
     }
 
-    pub(super) fn into_response(self) -> Response<Body> {
+    /// As JSON.
+    pub(super) fn document(&self) -> String {
         let document = Document {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
+            retry_after: self.retry_after(),
         };
         // Strings and a number: it cannot fail.
-        let body = serde_json::to_vec(&document).unwrap_or_default();
-        let mut response = Response::new(Body::from(body));
+        serde_json::to_string(&document).unwrap_or_default()
+    }
+
+    pub(super) fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.document()));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(after) = self.retry_after {
-            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+        if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+
+    fn retry_after(&self) -> Option<u64> {
+        self.retry_after.map(|after| after.as_secs_f64().ceil().max(1.0) as u64)
     }
 }
 
 /// The response to a job that has ended.
 pub(super) fn of(verdict: &Verdict, media: &'static str) -> Response<Body> {
-    match verdict {
-        Verdict::Done(result) => done(result.clone(), media),
-        Verdict::Retry { why: None, after } => {
-            Problem::busy("the worker is stopping and gave the job back; try again", *after).into_response()
-        }
-        Verdict::Retry { why: Some(why), after } => of_error(why, *after).into_response(),
-        Verdict::Reject { why } => of_error(why, Duration::ZERO).into_response(),
-    }
+    outcome(verdict).map_or_else(Problem::into_response, |result| done(result, media))
 }
 
-fn done(result: Bytes, media: &'static str) -> Response<Body> {
+/// What its caller is told of a job that has ended.
+pub(super) fn outcome(verdict: &Verdict) -> Result<Bytes, Problem> {
+    Err(match verdict {
+        Verdict::Done(result) => return Ok(result.clone()),
+        Verdict::Retry { why: None, after } => {
+            Problem::busy("the worker is stopping and gave the job back; try again", *after)
+        }
+        Verdict::Retry { why: Some(why), after } => of_error(why, *after),
+        Verdict::Reject { why } => of_error(why, Duration::ZERO),
+    })
+}
+
+pub(super) fn done(result: Bytes, media: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(result));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response
@@ -100,16 +116,21 @@ fn invalid(why: &Error) -> StatusCode {
     }
 }
 
-/// Says where the time went, as `Server-Timing` (W3C): in all, and each stage's waiting and working, in milliseconds.
+/// Says where the time went, as `Server-Timing`.
 pub(super) fn tell_times(response: &mut Response<Body>, total: Duration, stages: &[Timing]) {
+    // A stage whose name is no header text is not told.
+    if let Ok(value) = HeaderValue::from_str(&times(total, stages)) {
+        response.headers_mut().insert(SERVER_TIMING, value);
+    }
+}
+
+/// Where the time went, as in `Server-Timing` (W3C): in all, and each stage's waiting and working, in milliseconds.
+pub(super) fn times(total: Duration, stages: &[Timing]) -> String {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let mut text = format!("total;dur={:.1}", ms(total));
     for Timing { stage, waited, worked } in stages {
         // Writing to a String cannot fail.
         let _ = write!(text, ", {stage}-wait;dur={:.1}, {stage};dur={:.1}", ms(*waited), ms(*worked));
     }
-    // A stage whose name is no header text is not told.
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        response.headers_mut().insert(SERVER_TIMING, value);
-    }
+    text
 }

@@ -6,16 +6,20 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::Request as HttpRequest;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderMap, Response, StatusCode};
-use tokio::sync::SemaphorePermit;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Http;
 use super::admission::Admitted;
 use super::answer::{self, Problem};
 use super::body::{self, Unread};
 use super::later;
-use super::request::Request;
+use super::once::{self, Turn};
+use super::outbox::{End, Outbox};
+use super::request::{Caller, Request};
 use super::server::{App, Path};
+use super::stream::{self, Events};
 use crate::error::DeadlinePassed;
 use crate::job::Meta;
 use crate::source::{Delivery, Phase, RouteInfo};
@@ -31,85 +35,121 @@ const LEASE_BEYOND: Duration = Duration::from_secs(4);
 /// Answers a `POST` to a pipeline.
 pub(super) async fn ask(app: Arc<App>, path: Arc<Path>, request: HttpRequest) -> Response<Body> {
     let arrived = Instant::now();
-    let asked = Asked { app: &app, path: &path, arrived };
+    let asked = Asked { app: app.clone(), path, arrived };
     let (head, body) = request.into_parts();
     let response = match &app.deferred {
         Some(registry) if later::is_wanted(&head.headers) => asked.defer(registry, &head.headers, body).await,
-        _ => asked.respond(&head.headers, body).await,
+        _ if stream::wanted(&head.headers) => match asked.stream(&head.headers, body).await {
+            // It is counted when it ends.
+            Ok(response) => return response,
+            Err(problem) => Err(problem),
+        },
+        _ => asked.answer(&head.headers, body).await,
     };
     let response = response.unwrap_or_else(Problem::into_response);
     app.meter.answered(response.status());
     response
 }
 
-pub(super) struct Asked<'a> {
-    pub(super) app: &'a App,
-    pub(super) path: &'a Path,
-    arrived: Instant,
+pub(super) struct Asked {
+    pub(super) app: Arc<App>,
+    pub(super) path: Arc<Path>,
+    pub(super) arrived: Instant,
 }
 
 /// What a request has once it is let in.
-struct Place<'a> {
+pub(super) struct Place {
     admitted: Admitted,
     deadline: Instant,
-    _bytes: SemaphorePermit<'a>,
+    _bytes: OwnedSemaphorePermit,
 }
 
-impl Asked<'_> {
-    async fn respond(&self, headers: &HeaderMap, body: Body) -> Result<Response<Body>, Problem> {
-        match self.admit(headers) {
-            Ok(place) => self.answer(headers, body, place).await,
-            Err(problem) => {
-                body::discard(headers, body).await;
-                Err(problem)
-            }
-        }
-    }
+/// A request that the worker has, with what it holds until its end. Dropped before, it is called off.
+pub(super) struct Accepted {
+    app: Arc<App>,
+    arrived: Instant,
+    pub(super) gives: &'static str,
+    place: Place,
+    caller: Caller,
+}
 
+impl Asked {
     /// Lets it in, to be answered by the deadline, as far as its headers tell.
-    fn admit(&self, headers: &HeaderMap) -> Result<Place<'_>, Problem> {
+    fn admit(&self, headers: &HeaderMap) -> Result<Place, Problem> {
         self.may_ask(headers)?;
         self.is_ready()?;
         self.takes(headers)?;
-        let deadline = self.arrived + self.patience(headers)?;
+        let patience = self.patience(headers)?;
+        self.enter(patience, self.hold_bytes(length(headers).unwrap_or(self.app.settings.body))?)
+    }
+
+    /// Lets it in, to be answered in time.
+    pub(super) fn enter(&self, patience: Duration, bytes: OwnedSemaphorePermit) -> Result<Place, Problem> {
+        let deadline = self.arrived + patience;
         let outlook = self.route().outlook().ok_or_else(starting)?;
         let door = &self.app.doors[self.path.route];
         let busy = |late| Problem::busy("too busy: this would not be answered in time", late);
         let admitted = door.enter(outlook, deadline).map_err(busy)?;
-        Ok(Place { admitted, deadline, _bytes: self.hold_bytes(headers)? })
+        Ok(Place { admitted, deadline, _bytes: bytes })
     }
 
-    async fn answer(&self, headers: &HeaderMap, body: Body, place: Place<'_>) -> Result<Response<Body>, Problem> {
-        let deadline = place.deadline;
-        let payload = body::read(body, self.app.settings.body).await.map_err(|why| self.unread(why))?;
-        let until = tokio::time::Instant::from_std(deadline + LEASE_BEYOND);
-        let (receipt, mut caller) = Request::new(until);
-        let delivery = Delivery {
-            id: self.app.next_id(),
-            attempt: 1,
-            payload,
-            until,
-            meta: self.meta(headers, deadline),
-            receipt,
+    /// Lets it in and reads it.
+    async fn take_in(&self, headers: &HeaderMap, body: Body) -> Result<(Bytes, Place), Problem> {
+        let place = match self.admit(headers) {
+            Ok(place) => place,
+            Err(problem) => {
+                body::discard(headers, body).await;
+                return Err(problem);
+            }
         };
+        let payload = body::read(body, self.app.settings.body).await.map_err(|why| self.unread(why))?;
+        Ok((payload, place))
+    }
+
+    /// Answers once the job has ended.
+    async fn answer(self, headers: &HeaderMap, body: Body) -> Result<Response<Body>, Problem> {
+        let (payload, place) = self.take_in(headers, body).await?;
+        let mut turn = None;
+        if let Some(key) = once::key(headers, &self.path.path)? {
+            let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+            match self.app.once.begin(key, once::hash([content_type, &payload]), Instant::now())? {
+                once::Request::First(first) => turn = Some(first),
+                once::Request::Known(result) => return Ok(answer::done(result, self.route().gives)),
+            }
+        }
+        let meta = self.meta(headers);
+        self.hand_over(payload, meta, place, None)?.answer(turn).await
+    }
+
+    /// Answers at once, and goes on as the job does.
+    async fn stream(self, headers: &HeaderMap, body: Body) -> Result<Response<Body>, Problem> {
+        let (payload, place) = self.take_in(headers, body).await?;
+        let (outbox, keep_alive) = (Arc::<Outbox>::default(), self.app.settings.keep_alive);
+        let meta = self.meta(headers);
+        let accepted = self.hand_over(payload, meta, place, Some(outbox.clone()))?;
+        let gives = accepted.gives;
+        Ok(stream::answer(Events::of(accepted, outbox), gives, keep_alive))
+    }
+
+    /// Hands it to the worker; what the job tells goes into the outbox.
+    pub(super) fn hand_over(
+        self,
+        payload: Bytes,
+        meta: Meta,
+        place: Place,
+        outbox: Option<Arc<Outbox>>,
+    ) -> Result<Accepted, Problem> {
+        let gives = self.route().gives;
+        let meta = Meta { deadline: Some(place.deadline.into()), ..meta };
+        let until = tokio::time::Instant::from_std(place.deadline + LEASE_BEYOND);
+        let (receipt, caller) = Request::new(until, outbox);
+        let delivery = Delivery { id: self.app.next_id(), attempt: 1, payload, until, meta, receipt };
         // It takes as many as were admitted; a worker that has ended takes none.
         self.app.to_worker.try_send(delivery).map_err(|_| stopping())?;
-        let verdict = caller.verdict(tokio::time::Instant::from_std(deadline + LAST_WORD)).await;
-        let Some(verdict) = verdict else {
-            return Err(match Instant::now() < deadline {
-                true => stopping(),
-                false => Problem::new(StatusCode::GATEWAY_TIMEOUT, "no answer came before the deadline"),
-            });
-        };
-        if teaches(&verdict) {
-            place.admitted.ended();
-        }
-        let mut response = answer::of(&verdict, self.route().gives);
-        answer::tell_times(&mut response, self.arrived.elapsed(), &caller.timings().get());
-        Ok(response)
+        Ok(Accepted { app: self.app, arrived: self.arrived, gives, place, caller })
     }
 
-    fn route(&self) -> &RouteInfo {
+    pub(super) fn route(&self) -> &RouteInfo {
         &self.app.vitals.routes()[self.path.route]
     }
 
@@ -123,7 +163,7 @@ impl Asked<'_> {
         }
     }
 
-    fn is_ready(&self) -> Result<(), Problem> {
+    pub(super) fn is_ready(&self) -> Result<(), Problem> {
         match self.app.vitals.phase() {
             Phase::Starting => Err(starting()),
             Phase::Ready => Ok(()),
@@ -152,17 +192,15 @@ impl Asked<'_> {
         Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
     }
 
-    /// Makes room for the body.
-    pub(super) fn hold_bytes(&self, headers: &HeaderMap) -> Result<SemaphorePermit<'_>, Problem> {
-        let settings = &self.app.settings;
-        let bytes = length(headers).unwrap_or(settings.body).min(settings.held);
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    /// Makes room for a body.
+    pub(super) fn hold_bytes(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let kib = u32::try_from(bytes.min(self.app.settings.held).div_ceil(1024)).unwrap_or(u32::MAX);
         let busy = |_| Problem::busy("too busy: too many bytes are waiting", Duration::from_secs(1));
-        self.app.bytes.try_acquire_many(kib).map_err(busy)
+        self.app.bytes.clone().try_acquire_many_owned(kib).map_err(busy)
     }
 
     /// How long after its arrival the request must be answered.
-    fn patience(&self, headers: &HeaderMap) -> Result<Duration, Problem> {
+    pub(super) fn patience(&self, headers: &HeaderMap) -> Result<Duration, Problem> {
         let longest = self.app.settings.deadline;
         let Some(text) = headers.get(TIMEOUT) else {
             return Ok(longest);
@@ -173,10 +211,9 @@ impl Asked<'_> {
         Ok(asked.ok_or_else(wrong)?.min(longest))
     }
 
-    fn meta(&self, headers: &HeaderMap, deadline: Instant) -> Meta {
+    pub(super) fn meta(&self, headers: &HeaderMap) -> Meta {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut meta = Meta {
-            deadline: Some(deadline.into()),
             route: self.path.name.clone(),
             content_type: text("content-type"),
             trace: text("traceparent"),
@@ -200,8 +237,45 @@ impl Asked<'_> {
     }
 }
 
+impl Accepted {
+    async fn answer(mut self, turn: Option<Turn>) -> Result<Response<Body>, Problem> {
+        let verdict = self.verdict().await?;
+        if let (Some(turn), Verdict::Done(result)) = (turn, &verdict) {
+            turn.answered(result.clone(), Instant::now());
+        }
+        let mut response = answer::of(&verdict, self.gives);
+        answer::tell_times(&mut response, self.arrived.elapsed(), &self.caller.timings().get());
+        Ok(response)
+    }
+
+    /// Tells the end into the outbox, when it comes.
+    pub(super) async fn tell(mut self, outbox: &Outbox) {
+        let outcome = self.verdict().await.and_then(|verdict| answer::outcome(&verdict));
+        let status = outcome.as_ref().map_or_else(|problem| problem.status, |_| StatusCode::OK);
+        let times = answer::times(self.arrived.elapsed(), &self.caller.timings().get());
+        if outbox.end(End { outcome, times }) {
+            self.app.meter.answered(status);
+        }
+    }
+
+    async fn verdict(&mut self) -> Result<Verdict, Problem> {
+        let Place { admitted, deadline, .. } = &self.place;
+        let verdict = self.caller.verdict(tokio::time::Instant::from_std(*deadline + LAST_WORD)).await;
+        let Some(verdict) = verdict else {
+            return Err(match Instant::now() < *deadline {
+                true => stopping(),
+                false => Problem::new(StatusCode::GATEWAY_TIMEOUT, "no answer came before the deadline"),
+            });
+        };
+        if teaches(&verdict) {
+            admitted.ended();
+        }
+        Ok(verdict)
+    }
+}
+
 /// How long the body is, if it is told and is not packed.
-fn length(headers: &HeaderMap) -> Option<usize> {
+pub(super) fn length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 

@@ -28,13 +28,17 @@ pub(super) enum Unread {
     Broken(String),
 }
 
+/// How long so many bytes may take to come.
+pub(super) fn time_for(bytes: usize) -> Duration {
+    SLACK + Duration::from_secs_f64(bytes as f64 / SLOWEST)
+}
+
 /// Reads a body of at most `limit` bytes.
 pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
     let start = Instant::now();
     let mut whole = BytesMut::new();
     loop {
-        let allowed = SLACK + Duration::from_secs_f64(whole.len() as f64 / SLOWEST);
-        let until = (start + allowed).min(Instant::now() + LONGEST_PAUSE);
+        let until = (start + time_for(whole.len())).min(Instant::now() + LONGEST_PAUSE);
         let frame = match timeout_at(until.into(), body.frame()).await {
             Err(_) => return Err(Unread::TooSlow),
             Ok(None) => return Ok(whole.freeze()),

@@ -9,10 +9,11 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use axum::routing::get;
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Http;
 use super::answer::Problem;
-use super::ask::{Asked, stopping};
+use super::ask::{Asked, length, stopping};
 use super::body;
 use super::once;
 use super::server::App;
@@ -33,7 +34,7 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
     names.into_iter().any(|name| name.trim().eq_ignore_ascii_case("respond-async"))
 }
 
-impl Asked<'_> {
+impl Asked {
     /// Takes a job in, to be done by whichever worker takes it off the queue.
     pub(super) async fn defer(
         &self,
@@ -81,7 +82,7 @@ impl Asked<'_> {
         &self,
         registry: &Registry,
         headers: &HeaderMap,
-    ) -> Result<(tokio::sync::SemaphorePermit<'_>, Option<String>), Problem> {
+    ) -> Result<(OwnedSemaphorePermit, Option<String>), Problem> {
         self.may_ask(headers)?;
         // Before the worker is ready it can take jobs in all the same.
         if self.app.vitals.phase() >= Phase::Draining {
@@ -93,7 +94,8 @@ impl Asked<'_> {
         if let Some(url) = &url {
             registry.check_webhook(url).map_err(|why| wrong(format!("{WEBHOOK_URL}: {why}")))?;
         }
-        Ok((self.hold_bytes(headers)?, url))
+        let bytes = length(headers).unwrap_or(self.app.settings.body);
+        Ok((self.hold_bytes(bytes)?, url))
     }
 
     /// A name that nobody can guess; the same for the same idempotency key of the same caller.

@@ -3,6 +3,66 @@
 //! A request is refused at once where it could not be answered in time, is dropped as soon as its caller has gone, and
 //! is answered by its deadline whatever happens. The server has a thread of its own, so that no load of the stages
 //! can delay a probe. It speaks HTTP/1.1 without TLS, which a gateway ends.
+//!
+//! # Events
+//! A caller who posts with `Accept: text/event-stream` is told what the job [emits](crate::Job::emit) as it comes. A
+//! refusal is an answer as ever; once the job has begun, there are these events, and then the answer ends:
+//!
+//! | event | data |
+//! |---|---|
+//! | `progress` | how much is done, from 0 to 1; one that was not read yet is replaced by a newer one |
+//! | `partial` | a piece of the result |
+//! | at the end, `result` | the result |
+//! | or `error` | the problem document, with the `status` that the answer would have had |
+//!
+//! Pieces and results of a pipeline whose results are not text are in base64. Comments keep the connection alive, and
+//! one before the last event is the `Server-Timing`. A caller who lets more than 1,024 pieces or 4 MiB of them wait is
+//! cut off, and the job called off.
+//!
+//! ```no_run
+//! use forebay::source::http::Http;
+//! use forebay::{Event, Pipeline, Worker};
+//!
+//! # async fn serve() -> forebay::Result<std::process::ExitCode> {
+//! // curl -N localhost:8080 -H 'accept: text/event-stream' -H 'content-type: application/json' -d '["a", "b"]'
+//! let spell = Pipeline::new().cpu("spell", 1, |job, words: Vec<String>| {
+//!     for word in &words {
+//!         job.emit(Event::Partial(word.to_uppercase().into()));
+//!     }
+//!     Ok(words.len())
+//! });
+//! Ok(Worker::new(spell).source(Http::from_env()?).run().await)
+//! # }
+//! ```
+//!
+//! # WebSockets
+//! On a connection to a path of [`Http::socket`] every message, text or binary, is an input. For each of them, in
+//! order, the caller gets what its job emits and then its result or error, while further messages are read:
+//!
+//! | pipeline's results | messages to the caller |
+//! |---|---|
+//! | JSON or text | texts like `{"event": "partial", "data": "..."}`, with the events from above; a piece is a string, a JSON result the value itself |
+//! | bytes | pieces and results as binary messages; progress and errors as such texts |
+//!
+//! What is refused, as too large or because the worker is busy, is an `error` event, and the conversation goes on; a
+//! message of more than twice the largest body ends it. A deadline counts from when its message was read;
+//! `X-Request-Timeout` holds for every message. At most 64 messages that were read wait for their turn; then nothing
+//! is read until one has had it. Keys are asked for as headers of the request that opens the connection, which
+//! browsers cannot send. Peers are pinged, and taken for gone when nothing came from them for 75 s. A drain answers
+//! what was read before it, then closes with 1001; what the caller sent later was not taken.
+//!
+//! ```no_run
+//! use forebay::source::http::Http;
+//! use forebay::{Pipeline, Worker};
+//!
+//! # async fn serve() -> forebay::Result<std::process::ExitCode> {
+//! let shout = Pipeline::new().cpu("shout", 1, |job, text: String| {
+//!     let session = job.meta().labels.get(Http::SESSION);
+//!     Ok(format!("{} ({session:?})", text.to_uppercase()))
+//! });
+//! Ok(Worker::new(shout).source(Http::from_env()?.socket("/shout", "")).run().await)
+//! # }
+//! ```
 
 mod admission;
 mod answer;
@@ -11,9 +71,13 @@ mod body;
 mod health;
 mod keys;
 mod later;
+mod meter;
 mod once;
+mod outbox;
 mod request;
 mod server;
+mod socket;
+mod stream;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -31,14 +95,20 @@ use server::Server;
 
 /// Requests that are admitted and not yet answered, at most, unless set.
 const WAITING: usize = 4096;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
 /// What their bodies hold together, at most, in bytes, unless set.
 const HELD: usize = 256 << 20;
+/// How often a stream says that it lives, unless set.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A server whose requests are jobs. Each of the worker's pipelines answers `POST /NAME`, the first one `POST /`.
 ///
 /// | request | answer |
 /// |---|---|
 /// | `POST` to a pipeline's path | the result, or a problem document (RFC 9457) |
+/// | the same, with `Accept: text/event-stream` | [what comes as it comes](self#events) |
+/// | `GET` of a [`socket`](Http::socket) | [a conversation](self#websockets) |
 /// | `GET /health/startup`, `/health/live`, `/health/ready` | 200 or 503 |
 /// | `GET /metrics` | what [`telemetry::init`](crate::telemetry::init) has recorded, for Prometheus |
 ///
@@ -58,6 +128,7 @@ pub struct Http {
     settings: Settings,
     listener: Option<TcpListener>,
     paths: Vec<(String, String)>,
+    sockets: Vec<(String, String)>,
     deferred: Option<Arc<Registry>>,
     running: Option<Running>,
 }
@@ -69,6 +140,7 @@ pub(crate) struct Settings {
     body: usize,
     waiting: usize,
     held: usize,
+    keep_alive: Duration,
     keys: Keys,
     port: u16,
 }
@@ -87,8 +159,16 @@ impl Http {
     /// A setting that is not what it should be.
     pub fn from_env() -> Result<Self> {
         let HttpConfig { port, deadline, body, keys } = HttpConfig::from_env()?;
-        let settings = Settings { deadline, body, waiting: WAITING, held: HELD, keys: Keys::new(keys), port };
-        Ok(Http { settings, listener: None, paths: Vec::new(), deferred: None, running: None })
+        let settings = Settings {
+            deadline,
+            body,
+            waiting: WAITING,
+            held: HELD,
+            keep_alive: KEEP_ALIVE,
+            keys: Keys::new(keys),
+            port,
+        };
+        Ok(Http { settings, listener: None, paths: Vec::new(), sockets: Vec::new(), deferred: None, running: None })
     }
 
     /// A server on a socket that listens already.
@@ -109,6 +189,20 @@ impl Http {
 
     /// The label of a job that holds the path it was posted to.
     pub const PATH: &'static str = "http.path";
+
+    /// Offers WebSockets at `path`, beside what is posted to it, to the pipeline with the route `name`. Every message
+    /// is an input of the pipeline and a job of its own, batched with everybody else's. See [the
+    /// module](self#websockets) for what the caller gets.
+    ///
+    /// Jobs of one connection run one after another and have the same label [`SESSION`](Http::SESSION), so that a
+    /// stage may keep what it knows of a conversation.
+    pub fn socket(mut self, path: impl Into<String>, name: impl Into<String>) -> Self {
+        self.sockets.push((path.into(), name.into()));
+        self
+    }
+
+    /// The label of a job that came over a WebSocket: an id of the connection, which no other has.
+    pub const SESSION: &'static str = "http.session";
 
     /// How long after its arrival a request is answered at the latest, 95 s unless set. A caller may ask for less with
     /// the header `X-Request-Timeout`, in seconds. SaladCloud's gateway gives up after 100 s.
@@ -133,6 +227,14 @@ impl Http {
     /// whose length is not told counts as the largest that is allowed. One body always gets in.
     pub fn held(mut self, bytes: usize) -> Self {
         self.settings.held = bytes;
+        self
+    }
+
+    /// How often a comment is sent among events when there is nothing else, 15 s unless set. The peer of a WebSocket
+    /// is pinged half as often, and taken for gone after five times as long. SaladCloud's gateway cuts what is idle for
+    /// 100 s.
+    pub fn keep_alive(mut self, every: Duration) -> Self {
+        self.settings.keep_alive = every.clamp(Duration::from_millis(1), Duration::from_secs(86_400));
         self
     }
 
@@ -167,35 +269,41 @@ impl Http {
             None => bind(self.settings.port)?,
         };
         listener.set_nonblocking(true).context("making the socket ready")?;
+        // A second call only changes how many may wait to be accepted: the standard library's 128 are soon too few.
+        socket2::SockRef::from(&listener).listen(BACKLOG).context("making the socket ready")?;
         Ok(listener)
     }
 
     /// Path and pipeline, by the index of its route.
     fn routes(&self, vitals: &Vitals) -> Result<Vec<(String, usize)>> {
-        let routes = vitals.routes();
-        let named = |name: &str| {
-            let found = routes.iter().position(|route| route.name == name);
-            found
-                .ok_or_else(|| Error::invalid(format_args!("a path leads to `{name}`, but no pipeline has that route")))
-        };
-        let mut paths = Vec::new();
-        for (path, name) in &self.paths {
-            if !path.starts_with('/') || path.contains(['{', '}', '?', '#']) {
-                return Err(Error::invalid(format_args!("`{path}` is no path; one looks like `/embed`")));
-            }
-            let taken = paths.iter().any(|(its, _)| its == path) || server::is_reserved(path);
-            if taken {
-                return Err(Error::invalid(format_args!("the path `{path}` is taken; choose another")));
-            }
-            paths.push((path.clone(), named(name)?));
-        }
-        for (index, route) in routes.iter().enumerate() {
+        let mut paths = find(&self.paths, vitals)?;
+        for (index, route) in vitals.routes().iter().enumerate() {
             if !paths.iter().any(|(_, its)| *its == index) {
                 paths.push((format!("/{}", route.name.trim_start_matches('/')), index));
             }
         }
         Ok(paths)
     }
+}
+
+/// Which pipelines the paths lead to.
+fn find(given: &[(String, String)], vitals: &Vitals) -> Result<Vec<(String, usize)>> {
+    let routes = vitals.routes();
+    let named = |name: &str| {
+        let found = routes.iter().position(|route| route.name == name);
+        found.ok_or_else(|| Error::invalid(format_args!("a path leads to `{name}`, but no pipeline has that route")))
+    };
+    let mut paths = Vec::new();
+    for (path, name) in given {
+        if !path.starts_with('/') || path.contains(['{', '}', '?', '#']) {
+            return Err(Error::invalid(format_args!("`{path}` is no path; one looks like `/embed`")));
+        }
+        if paths.iter().any(|(its, _)| its == path) || server::is_reserved(path) {
+            return Err(Error::invalid(format_args!("the path `{path}` is taken")));
+        }
+        paths.push((path.clone(), named(name)?));
+    }
+    Ok(paths)
 }
 
 /// On all addresses of IPv6, which takes IPv4 too; gateways ask for IPv6. On IPv4 alone where there is no IPv6.
@@ -210,7 +318,7 @@ impl Source for Http {
     }
 
     fn start(&mut self, worker: &Vitals) -> Result<()> {
-        let paths = self.routes(worker)?;
+        let (paths, sockets) = (self.routes(worker)?, find(&self.sockets, worker)?);
         let listener = self.listen()?;
         let address = listener.local_addr().context("asking for the socket's address")?;
         if self.settings.keys.is_empty() && !address.ip().is_loopback() {
@@ -218,7 +326,8 @@ impl Source for Http {
         }
         // Admission bounds it; the channel never refuses what was admitted.
         let (to_worker, jobs) = channel(self.settings.waiting);
-        let server = Server::new(worker.clone(), self.settings.clone(), paths, to_worker, self.deferred.clone());
+        let deferred = self.deferred.clone();
+        let server = Server::new(worker.clone(), self.settings.clone(), paths, sockets, to_worker, deferred);
         std::thread::Builder::new()
             .name("forebay-http".to_owned())
             .spawn(move || server.run(listener))

@@ -8,19 +8,22 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::outbox::Outbox;
 use crate::error::Result;
-use crate::job::Timings;
+use crate::job::{Event, Timings};
 use crate::source::{CallOff, Extended, Receipt};
 use crate::verdict::Verdict;
 
 /// A request that waits for its verdict. The worker's thread and the server's share it, so what changes is behind
-/// atomics and a mutex that is locked once.
+/// atomics and a mutex that is locked once or twice.
 pub(super) struct Request {
     reply: Mutex<Option<oneshot::Sender<Verdict>>>,
     call_off: OnceLock<CallOff>,
     gone: AtomicBool,
     timings: Arc<Timings>,
     until: Instant,
+    /// For what the job tells before its end, if somebody listens.
+    outbox: Option<Arc<Outbox>>,
 }
 
 /// The caller's side of a request. Dropped before the answer, as when the connection ends, it calls the job off.
@@ -32,7 +35,7 @@ pub(super) struct Caller {
 
 impl Request {
     /// A request that keeps its lease until `until`.
-    pub(super) fn new(until: Instant) -> (Arc<Self>, Caller) {
+    pub(super) fn new(until: Instant, outbox: Option<Arc<Outbox>>) -> (Arc<Self>, Caller) {
         let (reply, answer) = oneshot::channel();
         let request = Arc::new(Request {
             reply: Mutex::new(Some(reply)),
@@ -40,6 +43,7 @@ impl Request {
             gone: AtomicBool::new(false),
             timings: Arc::default(),
             until,
+            outbox,
         });
         (request.clone(), Caller { request, answer, answered: false })
     }
@@ -72,6 +76,13 @@ impl Receipt for Request {
 
     fn timings(&self) -> Option<Arc<Timings>> {
         Some(self.timings.clone())
+    }
+
+    fn emit(&self, event: Event) {
+        if self.outbox.as_ref().is_some_and(|outbox| !outbox.push(event)) {
+            // Whoever waits for the verdict learns that none comes, and calls the job off.
+            drop(self.reply.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
     }
 }
 

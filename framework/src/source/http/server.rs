@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,7 +16,6 @@ use axum::routing::{get, post};
 use http_body_util::Limited;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -29,13 +29,15 @@ use tracing::{debug, error, warn};
 use super::admission::Admission;
 use super::answer::Problem;
 use super::ask::ask;
+use super::once::Once;
+use super::socket::converse;
 use super::{Settings, body, health, later};
 use crate::source::deferred::Registry;
 use crate::source::{Delivery, Hold, Phase, Vitals};
 use crate::telemetry::HttpMeter;
 
 /// Connections at once; more wait to be accepted.
-const CONNECTIONS: usize = 16_384;
+const CONNECTIONS: u32 = 16_384;
 /// How long a connection may take for the head of a request, or be idle before one.
 const HEAD_WITHIN: Duration = Duration::from_secs(20);
 /// How long a caller may take none of its answer.
@@ -53,11 +55,14 @@ pub(super) struct App {
     pub(super) settings: Settings,
     pub(super) to_worker: Sender<Delivery>,
     /// What bodies may hold together, in KiB.
-    pub(super) bytes: Semaphore,
+    pub(super) bytes: Arc<Semaphore>,
     /// The door of each route.
     pub(super) doors: Vec<Arc<Admission>>,
     pub(super) meter: HttpMeter,
     pub(super) deferred: Option<Arc<Registry>>,
+    pub(super) once: Arc<Once>,
+    /// A place for each connection.
+    pub(super) connections: Arc<Semaphore>,
     /// Names jobs: of this process, and a number. An atomic, since requests name themselves.
     process: u64,
     jobs: AtomicU64,
@@ -76,6 +81,7 @@ pub(super) struct Path {
 pub(super) struct Server {
     app: Arc<App>,
     paths: Vec<Arc<Path>>,
+    sockets: Vec<Arc<Path>>,
     hold: Hold,
 }
 
@@ -91,6 +97,7 @@ impl Server {
         vitals: Vitals,
         settings: Settings,
         paths: Vec<(String, usize)>,
+        sockets: Vec<(String, usize)>,
         to_worker: Sender<Delivery>,
         deferred: Option<Arc<Registry>>,
     ) -> Self {
@@ -101,13 +108,16 @@ impl Server {
             Arc::new(Path { path, route, name: (!name.is_empty()).then(|| name.clone()), told })
         };
         let paths = paths.into_iter().map(path).collect();
+        let sockets = sockets.into_iter().map(path).collect();
         let hold = vitals.hold();
         // Nothing secret: only different from process to process.
         let process = RandomState::new().hash_one(std::process::id());
         let meter = HttpMeter::new();
-        let bytes = Semaphore::new(settings.held.div_ceil(1024).clamp(1, u32::MAX as usize));
-        let app = App { vitals, settings, to_worker, bytes, doors, meter, deferred, process, jobs: AtomicU64::new(0) };
-        Server { app: Arc::new(app), paths, hold }
+        let bytes = Arc::new(Semaphore::new(settings.held.div_ceil(1024).clamp(1, u32::MAX as usize)));
+        let connections = Arc::new(Semaphore::new(CONNECTIONS as usize));
+        let (jobs, once) = (AtomicU64::new(0), Arc::default());
+        let app = App { vitals, settings, to_worker, bytes, doors, meter, deferred, once, connections, process, jobs };
+        Server { app: Arc::new(app), paths, sockets, hold }
     }
 
     /// Serves until the worker has ended.
@@ -125,15 +135,14 @@ impl Server {
             Err(why) => return error!(error = %why, "the HTTP server cannot listen"),
         };
         let service = TowerToHyperService::new(self.router());
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
-        let graceful = GracefulShutdown::new();
+        let connections = &self.app.connections;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES);
         let ended = self.app.vitals.reaches(Phase::Ended);
         tokio::pin!(ended);
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &connections) => accepted,
+                accepted = accept(&listener, connections) => accepted,
                 () = &mut ended => break,
             };
             let (stream, place) = match accepted {
@@ -148,17 +157,26 @@ impl Server {
             let _ = stream.set_nodelay(true);
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(WRITE_WITHIN));
-            let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service.clone());
-            let connection = graceful.watch(connection);
+            let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service.clone()).with_upgrades();
+            let vitals = self.app.vitals.clone();
             tokio::spawn(async move {
-                if let Err(why) = connection.await {
+                let mut connection = pin!(connection);
+                let ended = tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = vitals.reaches(Phase::Ended) => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                };
+                if let Err(why) = ended {
                     debug!(error = %why, "connection ended");
                 }
                 drop(place);
             });
         }
         drop(listener);
-        if timeout(LAST_ANSWERS, graceful.shutdown()).await.is_err() {
+        // Once all places are free, all connections have ended, WebSockets too.
+        if timeout(LAST_ANSWERS, connections.acquire_many(CONNECTIONS)).await.is_err() {
             warn!("some callers did not take their answers in time");
         }
         drop(self.hold);
@@ -173,12 +191,18 @@ impl Server {
             let ask = move |request: HttpRequest| ask(app.clone(), path.clone(), request);
             jobs = jobs.route(&text, post(ask));
         }
-        let jobs = jobs.layer((
+        let mut jobs = jobs.layer((
             // What is sent is bounded as well as what it unpacks to.
             MapRequestBodyLayer::new(move |body: Body| Body::new(Limited::new(body, limit))),
             RequestDecompressionLayer::new().pass_through_unaccepted(true),
             MapRequestBodyLayer::new(Body::new),
         ));
+        for path in &self.sockets {
+            let (app, path) = (self.app.clone(), path.clone());
+            let text = path.path.clone();
+            let converse = move |request: HttpRequest| converse(app.clone(), path.clone(), request);
+            jobs = jobs.route(&text, get(converse));
+        }
         let probe = |state: fn(&App) -> Result<(), &'static str>| {
             let app = self.app.clone();
             get(async move || health::answer(state(&app), app.inside()))
@@ -229,7 +253,8 @@ impl App {
 
 /// Whether the path is the server's own.
 pub(super) fn is_reserved(path: &str) -> bool {
-    ["/health/live", "/health/startup", "/health/ready", "/metrics"].contains(&path) || path.starts_with("/jobs/")
+    let own = ["/health/live", "/health/startup", "/health/ready", "/metrics", "/openapi.json"];
+    own.contains(&path) || path.starts_with("/jobs/")
 }
 
 /// Refuses a request that is for no path, or not for this one.
