@@ -115,13 +115,67 @@ impl<M: Model> Gpu<M> {
         let caller = Caller { job: job.clone(), reply, since, span };
         // A closed inbox drops the call, and the answer tells.
         self.inbox.push(Call { items, caller }, before);
-        async move { answer.await.map_err(|_| self.ended())? }
+        async move { answer.await.map_err(|_| self.dropped(job))? }
     }
 
-    fn ended(&self) -> Error {
+    /// Why a call got no answer.
+    fn dropped(&self, job: &Job) -> Error {
         let stage = self.name;
-        self.inbox
-            .closed()
-            .unwrap_or_else(|| Error::fatal(format_args!("the device thread of stage `{stage}` has ended")))
+        match self.inbox.closed() {
+            Some(why) => why,
+            // Its task may hear of it here before it is aborted.
+            None if job.is_cancelled() => Error::transient("the job was called off"),
+            None => Error::fatal(format_args!("the device thread of stage `{stage}` has ended")),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::{Arc, Mutex, mpsc};
+
+    use crate::error::{Fault, Result};
+    use crate::{Batching, Job, Model, Pipeline};
+
+    /// Waits for a word before each batch.
+    struct Told(Arc<Mutex<mpsc::Receiver<()>>>);
+
+    impl Model for Told {
+        type Input = u32;
+        type Output = u32;
+
+        fn infer(&mut self, inputs: &[u32]) -> Result<Vec<u32>> {
+            let _ = self.0.lock().unwrap().recv();
+            Ok(inputs.to_vec())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn that_a_job_was_called_off_is_no_fault_of_the_device() {
+        let (tell, told) = mpsc::channel();
+        let told = Arc::new(Mutex::new(told));
+        let pipeline = Pipeline::new().gpu("told", Batching::items(1), move || Ok(Told(told.clone())));
+        let running = Arc::new(pipeline.start().await.unwrap());
+        let call = |job: &Job| {
+            let (running, job) = (running.clone(), job.clone());
+            tokio::spawn(async move { running.call_as(&job, 1).await })
+        };
+        let (first, second) = (Job::new("first"), Job::new("second"));
+        let first_call = call(&first);
+        while first.stage() != "told" {
+            tokio::task::yield_now().await;
+        }
+        let second_call = call(&second);
+        while second.stage() != "told" {
+            tokio::task::yield_now().await;
+        }
+        second.cancel();
+        tell.send(()).unwrap();
+        assert_eq!(first_call.await.unwrap().unwrap(), 1);
+        let fault = second_call.await.unwrap().map_err(|why| why.fault());
+        assert_eq!(fault, Err(Fault::Transient));
+        tell.send(()).unwrap();
+        assert_eq!(running.call(7).await.unwrap(), 7, "the device goes on");
     }
 }
