@@ -36,6 +36,7 @@
 //! # Features
 //! * `telemetry` (default): [`telemetry::init`], a log subscriber and a metrics recorder that can be read back.
 //! * `http`: the source `Http`, a server whose requests are jobs.
+//! * `openapi`: `Http` with `GET /openapi.json`, which describes the service by your own types.
 //! * `webhook`: signed messages to URLs that others name, kept out of your network.
 //! * `testing`: conformance suites for your own sources and stores.
 

@@ -13,6 +13,7 @@ use crate::error::{DeadlinePassed, Error, Fault};
 use crate::job::Timing;
 use crate::verdict::Verdict;
 
+pub(super) const PROBLEM: &str = "application/problem+json";
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// An answer that is not a result.
@@ -23,8 +24,10 @@ pub(super) struct Problem {
     retry_after: Option<Duration>,
 }
 
+/// A problem document (RFC 9457).
 #[derive(Serialize)]
-struct Document<'a> {
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema), schemars(rename = "Problem"))]
+pub(super) struct Document<'a> {
     r#type: &'static str,
     title: &'a str,
     status: u16,
@@ -52,7 +55,7 @@ impl Problem {
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

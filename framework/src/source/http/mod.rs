@@ -10,6 +10,8 @@ mod ask;
 mod body;
 mod health;
 mod keys;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod request;
 mod server;
 
@@ -36,6 +38,7 @@ const HELD: usize = 256 << 20;
 /// |---|---|
 /// | `POST` to a pipeline's path | the result, or a problem document (RFC 9457) |
 /// | `GET /health/startup`, `/health/live`, `/health/ready` | 200 or 503 |
+/// | `GET /openapi.json` (feature `openapi`) | what the service takes and gives; no key is asked for |
 /// | `GET /metrics` | what [`telemetry::init`](crate::telemetry::init) has recorded, for Prometheus |
 ///
 /// Errors of a job become a status by their [`Fault`](crate::Fault): `Invalid` 400 or 422, `Transient` 503 with
@@ -54,6 +57,8 @@ pub struct Http {
     settings: Settings,
     listener: Option<TcpListener>,
     paths: Vec<(String, String)>,
+    #[cfg(feature = "openapi")]
+    description: openapi::Description,
     running: Option<Running>,
 }
 
@@ -83,7 +88,14 @@ impl Http {
     pub fn from_env() -> Result<Self> {
         let HttpConfig { port, deadline, body, keys } = HttpConfig::from_env()?;
         let settings = Settings { deadline, body, waiting: WAITING, held: HELD, keys: Keys::new(keys), port };
-        Ok(Http { settings, listener: None, paths: Vec::new(), running: None })
+        Ok(Http {
+            settings,
+            listener: None,
+            paths: Vec::new(),
+            #[cfg(feature = "openapi")]
+            description: openapi::Description::default(),
+            running: None,
+        })
     }
 
     /// A server on a socket that listens already.
@@ -191,7 +203,11 @@ impl Source for Http {
         }
         // Admission bounds it; the channel never refuses what was admitted.
         let (to_worker, jobs) = channel(self.settings.waiting);
+        #[cfg(feature = "openapi")]
+        let document = self.description.document(worker.routes(), &paths, &self.settings)?;
         let server = Server::new(worker.clone(), self.settings.clone(), paths, to_worker);
+        #[cfg(feature = "openapi")]
+        let server = server.described(document);
         std::thread::Builder::new()
             .name("forebay-http".to_owned())
             .spawn(move || server.run(listener))

@@ -74,6 +74,8 @@ pub(super) struct Path {
 pub(super) struct Server {
     app: Arc<App>,
     paths: Vec<Arc<Path>>,
+    #[cfg(feature = "openapi")]
+    document: bytes::Bytes,
     hold: Hold,
 }
 
@@ -104,7 +106,19 @@ impl Server {
         let meter = HttpMeter::new();
         let bytes = Semaphore::new(settings.held.div_ceil(1024).clamp(1, u32::MAX as usize));
         let app = App { vitals, settings, to_worker, bytes, doors, meter, process, jobs: AtomicU64::new(0) };
-        Server { app: Arc::new(app), paths, hold }
+        Server {
+            app: Arc::new(app),
+            paths,
+            #[cfg(feature = "openapi")]
+            document: bytes::Bytes::new(),
+            hold,
+        }
+    }
+
+    /// Answers what it is with this document.
+    #[cfg(feature = "openapi")]
+    pub(super) fn described(self, document: bytes::Bytes) -> Self {
+        Server { document, ..self }
     }
 
     /// Serves until the worker has ended.
@@ -179,6 +193,14 @@ impl Server {
         let probe = |state: fn(&App) -> Result<(), &'static str>| {
             let app = self.app.clone();
             get(async move || health::answer(state(&app), app.inside()))
+        };
+        #[cfg(feature = "openapi")]
+        let jobs = {
+            let document = self.document.clone();
+            jobs.route(
+                super::openapi::PATH,
+                get(async move || ([(header::CONTENT_TYPE, "application/json")], document)),
+            )
         };
         jobs.route("/health/live", probe(|_| Ok(())))
             .route("/health/startup", probe(|app| health::startup(app.vitals.phase())))
