@@ -67,6 +67,8 @@ pub use pipeline::outlook::Outlook;
 pub use pipeline::{Pipeline, Running};
 pub use verdict::{FIRST_PAUSE, LONGEST_PAUSE, Verdict, judge};
 pub use worker::{EXIT_NODE_FAULT, Report, Worker};
+#[cfg(feature = "http")]
+pub use worker::{Form, Part};
 
 // Part of the traits' signatures.
 pub use bytes::Bytes;

@@ -94,10 +94,10 @@ fn of_error(why: &Error, after: Duration) -> Problem {
     }
 }
 
-/// What is not even JSON is 400; what is, and is wrong, is 422.
+/// What is not even JSON, or a form, is 400; what is, and is wrong, is 422.
 fn invalid(why: &Error) -> StatusCode {
-    let json = why.find::<serde_json::Error>();
-    match json.is_some_and(|json| json.is_syntax() || json.is_eof()) {
+    let no_json = why.find::<serde_json::Error>().is_some_and(|json| json.is_syntax() || json.is_eof());
+    match no_json || why.find::<multer::Error>().is_some() {
         true => StatusCode::BAD_REQUEST,
         false => StatusCode::UNPROCESSABLE_ENTITY,
     }
