@@ -14,9 +14,12 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use forebay::source::http::Http;
-use forebay::{Batching, Error, Job, Pipeline, Result, Worker};
+use forebay::{Batching, Classify, Error, Job, Pipeline, Result, Worker};
 use forebay_models::{Device, Embedder, TokenIds, Tokens, Weights};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 const MODEL: &str = "all-MiniLM-L6-v2";
 const OPENAI: &str = "/v1/embeddings";
@@ -24,28 +27,45 @@ const TEI: &str = "/embed";
 /// The most texts of one request, as OpenAI's.
 const MOST_TEXTS: usize = 2048;
 
-/// What either API asks with.
-#[derive(Deserialize)]
-struct Ask {
-    /// OpenAI's name for the texts, and text-embeddings-inference's.
-    input: Option<Texts>,
-    inputs: Option<Texts>,
+/// The longest list of tokens, and the last of them, that all-MiniLM-L6-v2 takes.
+const LONGEST: usize = 512;
+const LAST_TOKEN: u32 = 30_521;
+
+/// What clients of OpenAI ask with.
+#[derive(Deserialize, JsonSchema)]
+struct OpenAiAsk {
+    input: Texts,
     model: Option<String>,
     #[serde(default)]
     encoding_format: Format,
+    /// Cannot be chosen: the model has its own.
+    #[serde(default)]
+    #[schemars(with = "()")]
     dimensions: Option<usize>,
 }
 
-#[derive(Deserialize)]
+/// What clients of text-embeddings-inference ask with.
+#[derive(Deserialize, JsonSchema)]
+struct TeiAsk {
+    inputs: Texts,
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a text, a list of texts, a list of tokens or a list of lists of tokens was expected")]
 enum Texts {
     One(String),
-    Many(Vec<String>),
-    Tokens(Vec<u32>),
-    ManyTokens(Vec<Vec<u32>>),
+    Many(#[schemars(length(min = 1, max = MOST_TEXTS))] Vec<String>),
+    Tokens(#[schemars(length(min = 1, max = LONGEST), inner(range(max = LAST_TOKEN)))] Vec<u32>),
+    ManyTokens(
+        #[schemars(
+            length(min = 1, max = MOST_TEXTS),
+            inner(length(min = 1, max = LONGEST), inner(range(max = LAST_TOKEN)))
+        )]
+        Vec<Vec<u32>>,
+    ),
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Format {
     #[default]
@@ -53,36 +73,42 @@ enum Format {
     Base64,
 }
 
-/// What a request needs again when its vectors are there.
-struct Asked {
-    openai: bool,
-    model: String,
-    format: Format,
-    tokens: usize,
+/// How a request is to be answered when its vectors are there.
+enum Form {
+    OpenAi { model: String, format: Format, tokens: usize },
+    Tei,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answer {
-    OpenAi { object: &'static str, data: Vec<Embedding>, model: String, usage: Usage },
+    OpenAi(OpenAiAnswer),
     Tei(Vec<Vec<f32>>),
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+struct OpenAiAnswer {
+    object: &'static str,
+    data: Vec<Embedding>,
+    model: String,
+    usage: Usage,
+}
+
+#[derive(Serialize, JsonSchema)]
 struct Embedding {
     object: &'static str,
     index: usize,
     embedding: Vector,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 enum Vector {
     Floats(Vec<f32>),
     Base64(String),
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Usage {
     prompt_tokens: usize,
     total_tokens: usize,
@@ -111,41 +137,53 @@ async fn serve() -> Result<ExitCode> {
     let pipeline = Pipeline::new()
         .cpu("tokenize", 1, move |job, ask| tokenize(job, ask, &tokens))
         .gpu_each("embed", Batching::items(64).weight(16_384), move || Embedder::load(&weights, &Device::Cpu))
-        .cpu("answer", 1, |_, (asked, vectors): (Asked, Vec<Vec<f32>>)| Ok(answer(asked, vectors)));
-    let http = Http::from_env()?.path(OPENAI, "").path(TEI, "");
+        .cpu("answer", 1, |_, (form, vectors): (Form, Vec<Vec<f32>>)| Ok(answer(form, vectors)));
+    let http = Http::from_env()?
+        .path(OPENAI, "")
+        .path(TEI, "")
+        .types::<OpenAiAsk, OpenAiAnswer>(OPENAI)
+        .types::<TeiAsk, Vec<Vec<f32>>>(TEI);
     Ok(Worker::new(pipeline).source(http).run().await)
 }
 
-fn tokenize(job: &Job, ask: Ask, tokens: &Tokens) -> Result<(Asked, Vec<TokenIds>)> {
-    let openai = job.meta().labels.get(Http::PATH).is_some_and(|path| path == OPENAI);
-    let (field, texts) = if openai { ("input", ask.input) } else { ("inputs", ask.inputs) };
-    let texts = texts.ok_or_else(|| Error::invalid(format_args!("the field `{field}` is missing")))?;
+fn tokenize(job: &Job, ask: Value, tokens: &Tokens) -> Result<(Form, Vec<TokenIds>)> {
+    if job.meta().labels.get(Http::PATH).is_some_and(|path| path == TEI) {
+        return Ok((Form::Tei, items(read::<TeiAsk>(ask)?.inputs, tokens)?));
+    }
+    let ask: OpenAiAsk = read(ask)?;
     if ask.dimensions.is_some() {
         return Err(Error::invalid("`dimensions` cannot be chosen: the model has its own"));
     }
+    let items = items(ask.input, tokens)?;
+    let model = ask.model.unwrap_or_else(|| MODEL.to_owned());
+    let count = items.iter().map(TokenIds::len).sum();
+    Ok((Form::OpenAi { model, format: ask.encoding_format, tokens: count }, items))
+}
+
+/// What was asked, by the path's own type; an error names the field.
+fn read<T: DeserializeOwned>(ask: Value) -> Result<T> {
+    serde_path_to_error::deserialize(ask).or_invalid()
+}
+
+fn items(texts: Texts, tokens: &Tokens) -> Result<Vec<TokenIds>> {
     let items = match texts {
         Texts::One(text) => tokens.encode(&[text])?,
         Texts::Many(texts) => tokens.encode(&texts)?,
         Texts::Tokens(ids) => vec![TokenIds::new(ids)],
         Texts::ManyTokens(lists) => lists.into_iter().map(TokenIds::new).collect(),
     };
-    if items.is_empty() || items.len() > MOST_TEXTS {
-        return Err(Error::invalid(format_args!(
-            "`{field}` has {} texts, but should have 1 to {MOST_TEXTS}",
-            items.len()
-        )));
+    match items.len() {
+        1..=MOST_TEXTS => Ok(items),
+        count => Err(Error::invalid(format_args!("there are {count} texts, but should be 1 to {MOST_TEXTS}"))),
     }
-    let model = ask.model.unwrap_or_else(|| MODEL.to_owned());
-    let count = items.iter().map(TokenIds::len).sum();
-    Ok((Asked { openai, model, format: ask.encoding_format, tokens: count }, items))
 }
 
-fn answer(asked: Asked, vectors: Vec<Vec<f32>>) -> Answer {
-    if !asked.openai {
+fn answer(form: Form, vectors: Vec<Vec<f32>>) -> Answer {
+    let Form::OpenAi { model, format, tokens } = form else {
         return Answer::Tei(vectors);
-    }
+    };
     let embed = |(index, vector): (usize, Vec<f32>)| {
-        let embedding = match asked.format {
+        let embedding = match format {
             Format::Float => Vector::Floats(vector),
             Format::Base64 => {
                 let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -154,10 +192,10 @@ fn answer(asked: Asked, vectors: Vec<Vec<f32>>) -> Answer {
         };
         Embedding { object: "embedding", index, embedding }
     };
-    Answer::OpenAi {
+    Answer::OpenAi(OpenAiAnswer {
         object: "list",
         data: vectors.into_iter().enumerate().map(embed).collect(),
-        usage: Usage { prompt_tokens: asked.tokens, total_tokens: asked.tokens },
-        model: asked.model,
-    }
+        model,
+        usage: Usage { prompt_tokens: tokens, total_tokens: tokens },
+    })
 }

@@ -1,5 +1,5 @@
 //! A CPU stage in front of a fake device whose batch of at most 32 takes 5 ms, as a service: `POST /infer` with
-//! `{"text": "..."}`; and `POST /echo`, which answers with the JSON that it got.
+//! `{"text": "..."}`; and `POST /echo`, which answers with the JSON that it got. `GET /openapi.json` says so too.
 //!
 //! ```sh
 //! PORT=8080 cargo run --release -p forebay-examples --bin two_stage
@@ -11,14 +11,17 @@ use std::time::Duration;
 
 use forebay::source::http::Http;
 use forebay::{Batching, Error, Model, Pipeline, Result, Worker};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Ask {
+    #[schemars(length(min = 1))]
     text: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Answer {
     words: usize,
 }
@@ -42,13 +45,15 @@ async fn serve() -> Result<ExitCode> {
     forebay::telemetry::init()?;
     let infer = Pipeline::new()
         .cpu("split", 1, |_, ask: Ask| {
-            let words: Vec<String> = ask.text.split_whitespace().map(str::to_owned).collect();
-            if words.is_empty() { Err(Error::invalid("`text` has no words")) } else { Ok(words) }
+            if ask.text.is_empty() {
+                return Err(Error::invalid("`text` is empty"));
+            }
+            Ok(ask.text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         })
         .gpu("count", Batching::items(32), Count::load)
         .io("answer", 256, async |_, words| Ok(Answer { words }));
-    let echo = Pipeline::<serde_json::Value, _>::new();
-    let http = Http::from_env()?.path("/infer", "");
+    let echo = Pipeline::<Value, _>::new();
+    let http = Http::from_env()?.path("/infer", "").types::<Ask, Answer>("").types::<Value, Value>("echo");
     Ok(Worker::new(infer).route("echo", echo).source(http).run().await)
 }
 

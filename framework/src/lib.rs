@@ -36,6 +36,7 @@
 //! # Features
 //! * `telemetry` (default): [`telemetry::init`], a log subscriber and a metrics recorder that can be read back.
 //! * `http`: the sources `Http`, a server whose requests are jobs, and `Deferred`, jobs whose callers do not wait.
+//! * `openapi`: `Http` with `GET /openapi.json`, which describes the service by your own types.
 //! * `webhook`: signed messages to URLs that others name, kept out of your network.
 //! * `testing`: conformance suites for your own sources and stores.
 
@@ -66,6 +67,8 @@ pub use pipeline::outlook::Outlook;
 pub use pipeline::{Pipeline, Running};
 pub use verdict::{FIRST_PAUSE, LONGEST_PAUSE, Verdict, judge};
 pub use worker::{EXIT_NODE_FAULT, Report, Worker};
+#[cfg(feature = "http")]
+pub use worker::{Form, Part};
 
 // Part of the traits' signatures.
 pub use bytes::Bytes;

@@ -152,6 +152,8 @@ pub(super) struct Media {
 
 impl Media {
     pub(super) const JSON: Media = Media { takes: Some("application/json"), gives: "application/json" };
+    #[cfg(feature = "http")]
+    pub(super) const FORM: Media = Media { takes: Some("multipart/form-data"), gives: "application/json" };
     pub(super) const BYTES: Media = Media { takes: None, gives: "application/octet-stream" };
 }
 

@@ -4,6 +4,8 @@
 //! ever run on it, so that no load can delay a lease.
 
 mod control;
+#[cfg(feature = "http")]
+mod form;
 mod intake;
 mod job;
 mod leases;
@@ -26,6 +28,8 @@ use crate::pipeline::{Pipeline, Starter, apply_options};
 use crate::source::vitals::Pulse;
 use crate::source::{AnySource, Phase, RouteInfo, Source};
 use control::{Control, End};
+#[cfg(feature = "http")]
+pub use form::{Form, Part};
 use job::{AnyRoute, Media, Route, Routes};
 pub use report::Report;
 use stop::Stop;
@@ -84,6 +88,13 @@ impl Worker {
         Worker::with_codec(pipeline, |_, payload| Ok(payload), |_, output| Ok(output))
     }
 
+    /// A worker for a pipeline whose jobs come as forms (`multipart/form-data`), such as files with fields beside them,
+    /// and go as JSON. Requires the feature `http`.
+    #[cfg(feature = "http")]
+    pub fn form<Out: Serialize + Send + 'static>(pipeline: Pipeline<Form, Out>) -> Self {
+        Worker::first(Route::new(pipeline, Media::FORM, form::decode, to_json))
+    }
+
     /// A worker for any pipeline: `decode` makes its input of a payload, `encode` a result of its output. What
     /// `decode` fails with should be [`Invalid`](Fault::Invalid).
     pub fn with_codec<In, Out>(
@@ -110,6 +121,17 @@ impl Worker {
         Out: Serialize + Send + 'static,
     {
         self.another(name.into(), Route::new(pipeline, Media::JSON, from_json, to_json))
+    }
+
+    /// Like [`route`](Worker::route), for a pipeline whose jobs come as [`form`](Worker::form) says. Requires the feature
+    /// `http`.
+    #[cfg(feature = "http")]
+    pub fn route_form<Out: Serialize + Send + 'static>(
+        self,
+        name: impl Into<String>,
+        pipeline: Pipeline<Form, Out>,
+    ) -> Self {
+        self.another(name.into(), Route::new(pipeline, Media::FORM, form::decode, to_json))
     }
 
     /// Like [`route`](Worker::route), for a pipeline whose jobs come and go as [`with_codec`](Worker::with_codec) says.

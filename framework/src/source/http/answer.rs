@@ -13,6 +13,7 @@ use crate::error::{DeadlinePassed, Error, Fault};
 use crate::job::Timing;
 use crate::verdict::Verdict;
 
+pub(super) const PROBLEM: &str = "application/problem+json";
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// An answer that is not a result.
@@ -23,8 +24,10 @@ pub(super) struct Problem {
     retry_after: Option<Duration>,
 }
 
+/// A problem document (RFC 9457).
 #[derive(Serialize)]
-struct Document<'a> {
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema), schemars(rename = "Problem"))]
+pub(super) struct Document<'a> {
     r#type: &'static str,
     title: &'a str,
     status: u16,
@@ -60,7 +63,7 @@ impl Problem {
     pub(super) fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.document()));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -107,10 +110,10 @@ fn of_error(why: &Error, after: Duration) -> Problem {
     }
 }
 
-/// What is not even JSON is 400; what is, and is wrong, is 422.
+/// What is not even JSON, or a form, is 400; what is, and is wrong, is 422.
 fn invalid(why: &Error) -> StatusCode {
-    let json = why.find::<serde_json::Error>();
-    match json.is_some_and(|json| json.is_syntax() || json.is_eof()) {
+    let no_json = why.find::<serde_json::Error>().is_some_and(|json| json.is_syntax() || json.is_eof());
+    match no_json || why.find::<multer::Error>().is_some() {
         true => StatusCode::BAD_REQUEST,
         false => StatusCode::UNPROCESSABLE_ENTITY,
     }

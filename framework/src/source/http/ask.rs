@@ -26,7 +26,7 @@ use crate::source::{Delivery, Phase, RouteInfo};
 use crate::verdict::Verdict;
 
 /// The header with which a caller asks for an answer sooner, in seconds.
-const TIMEOUT: &str = "x-request-timeout";
+pub(super) const TIMEOUT: &str = "x-request-timeout";
 /// How long after the deadline the job's own answer to that is waited for.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// How long after the deadline the job's lease ends: the job's own deadline always comes first.
@@ -206,9 +206,9 @@ impl Asked {
             return Ok(longest);
         };
         let seconds = text.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
-        let asked = seconds.filter(|s| *s > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok());
+        let asked = seconds.filter(|s| *s > 0.0 && s.is_finite());
         let wrong = || Problem::new(StatusCode::BAD_REQUEST, format!("{TIMEOUT} is {text:?}, but should be seconds"));
-        Ok(asked.ok_or_else(wrong)?.min(longest))
+        Ok(Duration::try_from_secs_f64(asked.ok_or_else(wrong)?).unwrap_or(longest).min(longest))
     }
 
     pub(super) fn meta(&self, headers: &HeaderMap) -> Meta {

@@ -73,6 +73,8 @@ mod keys;
 mod later;
 mod meter;
 mod once;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod outbox;
 mod request;
 mod server;
@@ -110,6 +112,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// | the same, with `Accept: text/event-stream` | [what comes as it comes](self#events) |
 /// | `GET` of a [`socket`](Http::socket) | [a conversation](self#websockets) |
 /// | `GET /health/startup`, `/health/live`, `/health/ready` | 200 or 503 |
+/// | `GET /openapi.json` (feature `openapi`) | what the service takes and gives; no key is asked for |
 /// | `GET /metrics` | what [`telemetry::init`](crate::telemetry::init) has recorded, for Prometheus |
 ///
 /// Errors of a job become a status by their [`Fault`](crate::Fault): `Invalid` 400 or 422, `Transient` 503 with
@@ -130,6 +133,8 @@ pub struct Http {
     paths: Vec<(String, String)>,
     sockets: Vec<(String, String)>,
     deferred: Option<Arc<Registry>>,
+    #[cfg(feature = "openapi")]
+    description: openapi::Description,
     running: Option<Running>,
 }
 
@@ -168,7 +173,16 @@ impl Http {
             keys: Keys::new(keys),
             port,
         };
-        Ok(Http { settings, listener: None, paths: Vec::new(), sockets: Vec::new(), deferred: None, running: None })
+        Ok(Http {
+            settings,
+            listener: None,
+            paths: Vec::new(),
+            sockets: Vec::new(),
+            deferred: None,
+            #[cfg(feature = "openapi")]
+            description: openapi::Description::default(),
+            running: None,
+        })
     }
 
     /// A server on a socket that listens already.
@@ -326,8 +340,12 @@ impl Source for Http {
         }
         // Admission bounds it; the channel never refuses what was admitted.
         let (to_worker, jobs) = channel(self.settings.waiting);
+        #[cfg(feature = "openapi")]
+        let document = self.description.document(worker.routes(), &paths, &self.settings)?;
         let deferred = self.deferred.clone();
         let server = Server::new(worker.clone(), self.settings.clone(), paths, sockets, to_worker, deferred);
+        #[cfg(feature = "openapi")]
+        let server = server.described(document);
         std::thread::Builder::new()
             .name("forebay-http".to_owned())
             .spawn(move || server.run(listener))

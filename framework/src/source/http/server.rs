@@ -82,6 +82,8 @@ pub(super) struct Server {
     app: Arc<App>,
     paths: Vec<Arc<Path>>,
     sockets: Vec<Arc<Path>>,
+    #[cfg(feature = "openapi")]
+    document: bytes::Bytes,
     hold: Hold,
 }
 
@@ -117,7 +119,20 @@ impl Server {
         let connections = Arc::new(Semaphore::new(CONNECTIONS as usize));
         let (jobs, once) = (AtomicU64::new(0), Arc::default());
         let app = App { vitals, settings, to_worker, bytes, doors, meter, deferred, once, connections, process, jobs };
-        Server { app: Arc::new(app), paths, sockets, hold }
+        Server {
+            app: Arc::new(app),
+            paths,
+            sockets,
+            #[cfg(feature = "openapi")]
+            document: bytes::Bytes::new(),
+            hold,
+        }
+    }
+
+    /// Answers what it is with this document.
+    #[cfg(feature = "openapi")]
+    pub(super) fn described(self, document: bytes::Bytes) -> Self {
+        Server { document, ..self }
     }
 
     /// Serves until the worker has ended.
@@ -206,6 +221,14 @@ impl Server {
         let probe = |state: fn(&App) -> Result<(), &'static str>| {
             let app = self.app.clone();
             get(async move || health::answer(state(&app), app.inside()))
+        };
+        #[cfg(feature = "openapi")]
+        let jobs = {
+            let document = self.document.clone();
+            jobs.route(
+                super::openapi::PATH,
+                get(async move || ([(header::CONTENT_TYPE, "application/json")], document)),
+            )
         };
         later::routes(jobs, &self.app)
             .route("/health/live", probe(|_| Ok(())))

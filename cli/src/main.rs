@@ -1,0 +1,43 @@
+//! `forebay new NAME` makes a project with a worker of its own, which builds, serves and passes its test as it stands.
+
+mod project;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Makes projects with a forebay worker.
+#[derive(Parser)]
+#[command(name = "forebay", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes a project in the folder NAME: a model, a pipeline, a service, a test, a Dockerfile.
+    New {
+        /// Names the folder, the package and the program.
+        name: String,
+        /// A checkout of forebay to build with, instead of the published crate; or say it in FOREBAY_PATH.
+        #[arg(long, value_name = "DIR")]
+        path: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let Command::New { name, path } = Arguments::parse().command;
+    let set = || std::env::var_os("FOREBAY_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+    match project::make(&name, path.or_else(set).as_deref()) {
+        Ok(()) => {
+            print!("{}", include_str!("../template/next.txt").replace("NAME", &name));
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("forebay: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
