@@ -64,7 +64,7 @@ impl WithSimd for Head<'_> {
             let mut queries: [&[f32]; TALL] = [&[]; TALL];
             queries.iter_mut().enumerate().for_each(|(j, query)| *query = part((first + j).min(n - 1), 0));
             for (i, keys) in keys.chunks_exact(span * size).enumerate() {
-                let sums = tile(simd, queries, vectors::<S, WIDE>(keys), zero);
+                let sums = tile(simd, queries, vectors::<S, WIDE>(keys), zero, &[]);
                 for (row, sums) in scores.chunks_exact_mut(padded).zip(&sums) {
                     store(simd, &mut row[i * span..][..span], sums);
                 }
@@ -77,7 +77,7 @@ impl WithSimd for Head<'_> {
             let mut rows: [&[f32]; TALL] = [&[]; TALL];
             rows.iter_mut().zip(scores.chunks_exact(padded)).for_each(|(row, scores)| *row = &scores[..n]);
             for (i, values) in values.chunks_exact(span * n).enumerate() {
-                let mut sums = tile(simd, rows, vectors::<S, WIDE>(values), zero);
+                let mut sums = tile(simd, rows, vectors::<S, WIDE>(values), zero, &[]);
                 let columns = i * span..size.min((i + 1) * span);
                 for ((context, sums), total) in context[first..].iter_mut().zip(&mut sums).zip(totals) {
                     let share = simd.splat_f32s(1.0 / total);

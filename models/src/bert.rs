@@ -16,8 +16,8 @@ use crate::kernels::{Norm, gelu};
 use crate::matmul::{Linear, TALL};
 
 /// Rows that go through the products of a layer together: their widest state, four times `hidden_size`, stays in a
-/// core's second cache (600 kB for 384), and a weight's way from memory is shared by enough of them.
-const ROWS: usize = 16 * TALL;
+/// core's second cache (800 kB for 384), and a weight's way from memory is shared by enough of them.
+const ROWS: usize = 21 * TALL;
 
 /// Names and shapes of the tensors that a model of this configuration consists of.
 pub(crate) fn tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
@@ -173,11 +173,12 @@ impl Layer {
         );
     }
 
-    /// How many of `values` hidden values go together, so that all threads have some.
+    /// How many of `values` hidden values go together: blocks of about the same size, and enough for all threads.
     fn block(&self, values: usize) -> usize {
         let width = self.narrow.outputs();
-        let fair = (values / width).div_ceil(rayon::current_num_threads());
-        fair.next_multiple_of(TALL).clamp(TALL, ROWS) * width
+        let rows = values / width;
+        let blocks = rows.div_ceil(ROWS).next_multiple_of(rayon::current_num_threads());
+        rows.div_ceil(blocks).next_multiple_of(TALL) * width
     }
 }
 

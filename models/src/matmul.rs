@@ -80,16 +80,19 @@ impl Apply<'_> {
         let Linear { panels, bias, from, to, .. } = self.layer;
         let (from, to, span) = (*from, *to, WIDE * S::F32_LANES);
         let rows = self.x.len() / from;
+        let share = (span * from).div_ceil(rows.div_ceil(TALL));
         for (i, panel) in panels.chunks_exact(span * from).enumerate() {
             let panel = vectors::<S, WIDE>(panel);
             let start = vectors::<S, WIDE>(&bias[i * span..][..span])[0];
             let columns = i * span..to.min((i + 1) * span);
+            let mut later = panels[(i + 1) * span * from..].chunks(share);
             for first in (0..rows).step_by(TALL) {
                 // Past the last row the last row again: the same result goes to the same place.
                 let row = |j: usize| (first + j).min(rows - 1);
                 let mut x: [&[f32]; TALL] = [&[]; TALL];
                 x.iter_mut().enumerate().for_each(|(j, x)| *x = &self.x[row(j) * from..][..from]);
-                for (j, sums) in tile(simd, x, panel, start).iter().enumerate() {
+                let sums = tile(simd, x, panel, start, later.next().unwrap_or_default());
+                for (j, sums) in sums.iter().enumerate() {
                     store(simd, &mut self.y[row(j) * to..][columns.clone()], sums);
                 }
             }
@@ -99,20 +102,25 @@ impl Apply<'_> {
 
 /// `start` plus the products of [`TALL`] rows with a panel of `WIDE` columns of vectors.
 ///
-/// The rows are at least as long as the panel.
+/// The rows are at least as long as the panel. What is needed `later` is read once on the way and not used: so it comes
+/// from memory while there is still something to compute.
 #[inline(always)]
 pub(crate) fn tile<S: Simd, const WIDE: usize>(
     simd: S,
     rows: [&[f32]; TALL],
     panel: &[[S::f32s; WIDE]],
     start: [S::f32s; WIDE],
+    later: &[f32],
 ) -> [[S::f32s; WIDE]; TALL] {
     // Cut to one length here, so that the loop need not check it. No `map`: an array's is not inlined into functions that
     // use wider instructions than the rest of the program.
     let mut cut = rows;
     cut.iter_mut().for_each(|row| *row = &row[..panel.len()]);
     let mut sums = [start; TALL];
+    let (step, mut at, mut unused) = (later.len().div_ceil(panel.len()), 0, 0.0);
     for (k, columns) in panel.iter().enumerate() {
+        unused += later.get(at).copied().unwrap_or_default();
+        at += step;
         for (sums, row) in sums.iter_mut().zip(&cut) {
             let x = simd.splat_f32s(row[k]);
             for (sum, column) in sums.iter_mut().zip(columns) {
@@ -120,6 +128,7 @@ pub(crate) fn tile<S: Simd, const WIDE: usize>(
             }
         }
     }
+    std::hint::black_box(unused);
     sums
 }
 
