@@ -4,7 +4,7 @@
 //! input's own tokens, divided by its length. Outputs come in the order of the inputs and do not depend on what else is
 //! in the batch. It does not tokenise (that is a CPU stage, [`Tokens`](crate::Tokens)) and picks no device by itself.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::bert::{BertModel, Config};
 use forebay::{Admit, Collated, Context, Error, Model, Result};
 
@@ -168,8 +168,7 @@ fn prefixed(weights: &Weights) -> bool {
 /// The unit vectors of a piece, by the fused encoder.
 fn fused(encoder: &Encoder, piece: &Piece<'_>) -> Result<Vec<Vec<f32>>> {
     let hidden = encoder.forward(piece.ids, piece.lengths)?;
-    let width = hidden.dim(D::Minus1)?;
-    let hidden = hidden.flatten_all()?.to_vec1::<f32>()?;
+    let width = hidden.len() / piece.ids.len();
     let mut from = 0;
     let vectors = piece.lengths.iter().map(|n| {
         let to = from + n * width;

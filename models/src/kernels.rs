@@ -1,29 +1,12 @@
 //! The element-wise steps of a transformer block on the CPU, each in one pass over the memory and in place.
 //!
-//! Owns the arithmetic only: rows of `f32`, the widest vector instructions that the processor has (chosen at run time),
-//! and as many threads as the rayon pool it is called in. It knows nothing of layers, heads or weights, and it does not
-//! multiply matrices: that is candle's.
+//! Owns the arithmetic only: rows of `f32`, by the widest vector instructions that the processor has. It knows nothing of
+//! layers, heads or weights, uses no threads, and does not multiply matrices.
 
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, bail};
-use pulp::Arch;
-use rayon::prelude::*;
+use pulp::{Arch, Simd, WithSimd};
 
-/// Elements that one task works on: enough to make a task worth its start, little enough to stay in the cache.
-const TASK: usize = 16 * 1024;
 /// Independent partial sums, so that a sum over a row can use vector instructions.
 const LANES: usize = 16;
-
-/// `x = gelu(x + bias)` over rows of `bias.len()`, with the exact (erf) form of gelu.
-pub(crate) struct BiasGelu<'a>(pub &'a [f32]);
-
-/// `x = x + bias` over rows of `bias.len()`.
-pub(crate) struct Bias<'a>(pub &'a [f32]);
-
-/// `x = layer_norm(x + bias + residual)` over rows of `gain.len()`; the residual is the second tensor, of the same shape.
-pub(crate) struct AddNorm<'a> {
-    pub bias: &'a [f32],
-    pub norm: &'a Norm,
-}
 
 /// The parameters of a layer norm.
 pub(crate) struct Norm {
@@ -32,88 +15,31 @@ pub(crate) struct Norm {
     pub eps: f32,
 }
 
-/// `x = softmax(x * scale)` over rows of `width`.
-pub(crate) struct Softmax {
-    pub width: usize,
-    pub scale: f32,
-}
-
-impl InplaceOp1 for BiasGelu<'_> {
-    fn name(&self) -> &'static str {
-        "bias-gelu"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        rows(values_mut(storage, layout)?, self.0.len(), |row| {
-            for (x, b) in row.iter_mut().zip(self.0) {
-                *x = gelu(*x + *b);
-            }
-        })
-    }
-}
-
-impl InplaceOp1 for Bias<'_> {
-    fn name(&self) -> &'static str {
-        "bias"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        rows(values_mut(storage, layout)?, self.0.len(), |row| {
-            for (x, b) in row.iter_mut().zip(self.0) {
-                *x += *b;
-            }
-        })
-    }
-}
-
-impl InplaceOp1 for Softmax {
-    fn name(&self) -> &'static str {
-        "scaled-softmax"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        rows(values_mut(storage, layout)?, self.width, |row| softmax(row, self.scale))
-    }
-}
-
-impl InplaceOp2 for AddNorm<'_> {
-    fn name(&self) -> &'static str {
-        "add-norm"
-    }
-
-    fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<()> {
-        let width = self.bias.len();
-        let (x, residual) = (values_mut(s1, l1)?, values(s2, l2)?);
-        if x.len() != residual.len() || width == 0 || x.len() % width != 0 {
-            bail!("add-norm of {} and {} values in rows of {width}", x.len(), residual.len());
-        }
-        let many = width * (TASK / width).max(1);
-        let arch = Arch::new();
-        x.par_chunks_mut(many).zip(residual.par_chunks(many)).for_each(|(x, residual)| {
-            arch.dispatch(
-                #[inline(always)]
-                || {
-                    for (x, residual) in x.chunks_exact_mut(width).zip(residual.chunks_exact(width)) {
-                        for ((x, r), b) in x.iter_mut().zip(residual).zip(self.bias) {
-                            *x += *r + *b;
-                        }
-                        self.norm.apply(x);
-                    }
-                },
-            );
-        });
-        Ok(())
-    }
-}
-
 impl Norm {
-    /// Normalises rows in place, `gain.len()` values each.
-    pub(crate) fn rows(&self, values: &mut [f32]) -> Result<()> {
-        rows(values, self.gain.len(), |row| self.apply(row))
+    /// `x = layer_norm(x)` over rows of `gain.len()`.
+    pub(crate) fn apply(&self, arch: Arch, x: &mut [f32]) {
+        arch.dispatch(
+            #[inline(always)]
+            || x.chunks_exact_mut(self.gain.len()).for_each(|row| self.row(row)),
+        );
+    }
+
+    /// `x = layer_norm(x + y)` over rows of `gain.len()`.
+    pub(crate) fn apply_sum(&self, arch: Arch, x: &mut [f32], y: &[f32]) {
+        let width = self.gain.len();
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                for (x, y) in x.chunks_exact_mut(width).zip(y.chunks_exact(width)) {
+                    x.iter_mut().zip(y).for_each(|(x, y)| *x += *y);
+                    self.row(x);
+                }
+            },
+        );
     }
 
     #[inline(always)]
-    fn apply(&self, row: &mut [f32]) {
+    fn row(&self, row: &mut [f32]) {
         let n = row.len() as f32;
         let mean = sum(row, |x| x) / n;
         let variance = sum(row, |x| (x - mean) * (x - mean)) / n;
@@ -121,35 +47,6 @@ impl Norm {
         for ((x, gain), shift) in row.iter_mut().zip(&self.gain).zip(&self.shift) {
             *x = (*x - mean) * scale * *gain + *shift;
         }
-    }
-}
-
-/// Runs `f` on every row of `width` values, on the threads of the current pool and with vector instructions.
-fn rows(values: &mut [f32], width: usize, f: impl Fn(&mut [f32]) + Sync) -> Result<()> {
-    if width == 0 || !values.len().is_multiple_of(width) {
-        bail!("{} values do not divide into rows of {width}", values.len());
-    }
-    let arch = Arch::new();
-    values.par_chunks_mut(width * (TASK / width).max(1)).for_each(|task| {
-        arch.dispatch(
-            #[inline(always)]
-            || task.chunks_exact_mut(width).for_each(&f),
-        );
-    });
-    Ok(())
-}
-
-fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((from, to))) => Ok(&mut values[from..to]),
-        _ => bail!("expected contiguous f32 values"),
-    }
-}
-
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((from, to))) => Ok(&values[from..to]),
-        _ => bail!("expected contiguous f32 values"),
     }
 }
 
@@ -166,125 +63,201 @@ fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     rest + lanes.iter().sum::<f32>()
 }
 
+/// `x = e^(scale * (x - max))`, max being the largest; returns the sum of the results.
+///
+/// The row is a whole number of vectors.
 #[inline(always)]
-fn softmax(row: &mut [f32], scale: f32) {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = row.chunks_exact(LANES);
-    let mut max = chunks.remainder().iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = if *x > *lane { *x } else { *lane };
+pub(crate) fn exponentials<S: Simd>(simd: S, row: &mut [f32], scale: f32) -> f32 {
+    let (row, _) = S::as_mut_simd_f32s(row);
+    let lowest = simd.splat_f32s(f32::NEG_INFINITY);
+    let max = simd.reduce_max_f32s(row.iter().fold(lowest, |max, x| simd.max_f32s(max, *x)));
+    let (scale, shift) = (simd.splat_f32s(scale), simd.splat_f32s(-max * scale));
+    let mut sums = simd.splat_f32s(0.0);
+    for x in row {
+        *x = exp(simd, simd.mul_add_e_f32s(*x, scale, shift));
+        sums = simd.add_f32s(sums, *x);
+    }
+    simd.reduce_sum_f32s(sums)
+}
+
+/// `x = gelu(x)`, in its exact (erf) form.
+pub(crate) fn gelu(arch: Arch, x: &mut [f32]) {
+    arch.dispatch(Gelu(x));
+}
+
+struct Gelu<'a>(&'a mut [f32]);
+
+impl WithSimd for Gelu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (whole, rest) = S::as_mut_simd_f32s(self.0);
+        whole.iter_mut().for_each(|x| *x = gelu_of(simd, *x));
+        if !rest.is_empty() {
+            let x = simd.partial_load_f32s(rest);
+            simd.partial_store_f32s(rest, gelu_of(simd, x));
         }
-    }
-    max = lanes.iter().fold(max, |a, b| a.max(*b)) * scale;
-    for x in row.iter_mut() {
-        *x = exp(*x * scale - max);
-    }
-    let inverse = 1.0 / sum(row, |x| x);
-    for x in row.iter_mut() {
-        *x *= inverse;
     }
 }
 
 /// `x / 2 * (1 + erf(x / sqrt(2)))`, erf by Abramowitz and Stegun 7.1.26: at most 1.5e-7 off.
 #[inline(always)]
-fn gelu(x: f32) -> f32 {
-    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * z);
-    let p = t * (0.254_829_6 + t * (-0.284_496_74 + t * (1.421_413_7 + t * (-1.453_152 + t * 1.061_405_4))));
-    let erf = (1.0 - p * exp(-z * z)).copysign(x);
-    0.5 * x * (1.0 + erf)
+fn gelu_of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let of = |value: f32| simd.splat_f32s(value);
+    let one = of(1.0);
+    let z = simd.mul_f32s(simd.abs_f32s(x), of(std::f32::consts::FRAC_1_SQRT_2));
+    let t = simd.div_f32s(one, simd.mul_add_e_f32s(z, of(0.327_591_1), one));
+    let p = polynomial(simd, t, [1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6, 0.0]);
+    // 1 - erf(z), and from there to half of x times 1 + erf(x) without asking for its sign twice.
+    let left = simd.mul_f32s(p, exp(simd, simd.mul_f32s(simd.neg_f32s(z), z)));
+    let half = simd.mul_f32s(x, of(0.5));
+    let erf = simd.sub_f32s(one, left);
+    simd.mul_add_e_f32s(simd.abs_f32s(half), erf, half)
 }
 
 /// `e^x` for x <= 0 (what softmax and gelu need), within 2 units in the last place; below -87 it is 0 or nearly so.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number in the low bits
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = if x < -87.0 { -87.0 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = x - n * LN2_HIGH - n * LN2_LOW;
-    let p = 1.0
-        + r * (1.0 + r * (0.5 + r * (1.666_666_7e-1 + r * (4.166_666_8e-2 + r * (8.333_334e-3 + r * 1.388_888_9e-3)))));
+    let of = |value: f32| simd.splat_f32s(value);
+    // In this order what is not a number stays so.
+    let x = simd.max_f32s(of(-87.0), x);
+    let shifted = simd.mul_add_e_f32s(x, of(std::f32::consts::LOG2_E), of(ROUND));
+    let n = simd.sub_f32s(shifted, of(ROUND));
+    let r = simd.mul_add_e_f32s(n, of(-LN2_LOW), simd.mul_add_e_f32s(n, of(-LN2_HIGH), x));
+    let p = polynomial(simd, r, [1.388_888_9e-3, 8.333_334e-3, 4.166_666_8e-2, 1.666_666_7e-1, 0.5, 1.0, 1.0]);
     // 2^n by adding n to the exponent: n lies in -126..=0 here, so nothing overflows into the sign.
-    f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
+    let n = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(p), n))
+}
+
+/// A polynomial, the highest power's factor first.
+#[inline(always)]
+fn polynomial<S: Simd, const N: usize>(simd: S, x: S::f32s, factors: [f32; N]) -> S::f32s {
+    let [first, rest @ ..] = factors.as_slice() else { return simd.splat_f32s(0.0) };
+    rest.iter().fold(simd.splat_f32s(*first), |sum, factor| simd.mul_add_e_f32s(sum, x, simd.splat_f32s(*factor)))
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use candle_core::{D, Device, Tensor};
 
+    /// Every kind of vector instructions that this processor has, down to none.
+    pub(crate) fn archs() -> Vec<Arch> {
+        let mut archs = vec![Arch::new(), Arch::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        archs.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        archs
+    }
+
+    pub(crate) fn wave(n: usize, phase: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 + phase).sin()).collect()
+    }
+
     /// Rows of 37 values (no multiple of any vector) from -8 to 8 and, in one row, far beyond.
-    fn sample() -> Tensor {
+    fn sample() -> Vec<f32> {
         let mut values: Vec<f32> = (0..37 * 700).map(|i| (i * 7919 % 16_001) as f32 / 1000.0 - 8.0).collect();
         values[37..74].iter_mut().for_each(|x| *x *= 30.0);
-        Tensor::from_vec(values, (700, 37), &Device::Cpu).unwrap()
+        values
     }
 
-    fn wave(phase: f32) -> Vec<f32> {
-        (0..37).map(|i| (i as f32 + phase).sin()).collect()
+    fn tensor(values: &[f32]) -> Tensor {
+        Tensor::from_slice(values, (values.len() / 37, 37), &Device::Cpu).unwrap()
     }
 
-    fn off(a: &Tensor, b: &Tensor) -> f32 {
-        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    fn off(a: &[f32], b: &Tensor) -> f32 {
+        (tensor(a) - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    /// `exp` of a few values, whatever the vectors are.
+    struct Exp<'a>(&'a mut [f32]);
+
+    impl WithSimd for Exp<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            for x in self.0 {
+                let y = exp(simd, simd.splat_f32s(*x));
+                simd.partial_store_f32s(std::slice::from_mut(x), y);
+            }
+        }
     }
 
     #[test]
     fn exp_is_exact_to_the_last_places() {
-        for i in 0..=87_000 {
-            let x = -(i as f32) / 1000.0;
-            let wanted = f64::from(x).exp();
-            let error = (f64::from(exp(x)) - wanted).abs() / wanted;
-            assert!(error < 4e-7, "exp({x}) is off by {error:e}");
+        for arch in archs() {
+            let x: Vec<f32> = (0..=87_000).map(|i| -(i as f32) / 1000.0).collect();
+            let mut y = x.clone();
+            arch.dispatch(Exp(&mut y));
+            for (x, y) in x.iter().zip(&y) {
+                let wanted = f64::from(*x).exp();
+                let error = (f64::from(*y) - wanted).abs() / wanted;
+                assert!(error < 4e-7, "{arch:?}: exp({x}) is off by {error:e}");
+            }
+            let mut ends = [0.0, -1e30, f32::NEG_INFINITY, f32::NAN];
+            arch.dispatch(Exp(&mut ends));
+            assert_eq!(ends[0], 1.0);
+            assert!(ends[1] < 1.7e-38 && ends[2] < 1.7e-38 && ends[3].is_nan(), "{arch:?}: {ends:?}");
         }
-        assert_eq!(exp(0.0), 1.0);
-        assert!(exp(-1e30) < 1.7e-38 && exp(f32::NEG_INFINITY) < 1.7e-38);
     }
 
     #[test]
-    fn bias_and_gelu() {
-        let (x, bias) = (sample(), wave(0.3));
-        let sum = x.broadcast_add(&Tensor::new(bias.as_slice(), &Device::Cpu).unwrap()).unwrap();
-        let y = x.copy().unwrap();
-        y.inplace_op1(&Bias(&bias)).unwrap();
-        assert_eq!(off(&y, &sum), 0.0);
-        let y = x.copy().unwrap();
-        y.inplace_op1(&BiasGelu(&bias)).unwrap();
-        let relative =
-            (y - sum.gelu_erf().unwrap()).unwrap().broadcast_div(&(sum.abs().unwrap() + 1.0).unwrap()).unwrap();
-        assert!(relative.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 3e-7);
+    fn gelu_is_the_exact_one() {
+        for arch in archs() {
+            let mut x = sample();
+            let wanted = tensor(&x).gelu_erf().unwrap();
+            let scale = (tensor(&x).abs().unwrap() + 1.0).unwrap();
+            x.chunks_mut(37).for_each(|row| gelu(arch, row));
+            let relative = ((tensor(&x) - wanted).unwrap() / scale).unwrap().abs().unwrap();
+            assert!(relative.max_all().unwrap().to_scalar::<f32>().unwrap() < 3e-7, "{arch:?}");
+        }
+    }
+
+    /// `exponentials` of rows of 37 values, filled up to 48, divided by their sums.
+    struct Softmax<'a>(&'a mut [f32]);
+
+    impl WithSimd for Softmax<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            for row in self.0.chunks_exact_mut(37) {
+                let mut filled = [f32::NEG_INFINITY; 48];
+                filled[..37].copy_from_slice(row);
+                let total = exponentials(simd, &mut filled, 0.7);
+                row.iter_mut().zip(filled).for_each(|(to, x)| *to = x / total);
+            }
+        }
     }
 
     #[test]
     fn softmax_of_scaled_rows() {
-        let x = sample();
-        let wanted = candle_nn::ops::softmax(&(&x * 0.7).unwrap(), D::Minus1).unwrap();
-        x.inplace_op1(&Softmax { width: 37, scale: 0.7 }).unwrap();
-        assert!(off(&x, &wanted) < 1e-6);
+        for arch in archs() {
+            let mut x = sample();
+            let wanted = candle_nn::ops::softmax(&(tensor(&x) * 0.7).unwrap(), D::Minus1).unwrap();
+            arch.dispatch(Softmax(&mut x));
+            assert!(off(&x, &wanted) < 1e-6, "{arch:?}");
+        }
     }
 
     #[test]
     fn add_and_layer_norm() {
-        let (x, bias) = (sample(), wave(0.1));
-        let norm = Norm { gain: wave(0.5), shift: wave(0.9), eps: 1e-12 };
-        let residual = (x.flip(&[0]).unwrap() * 0.5).unwrap();
-        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
-        let sum = (&x + &residual).unwrap().broadcast_add(&tensor(&bias)).unwrap();
-        let wanted = candle_nn::ops::layer_norm(&sum, &tensor(&norm.gain), &tensor(&norm.shift), 1e-12).unwrap();
-        x.inplace_op2(&residual, &AddNorm { bias: &bias, norm: &norm }).unwrap();
-        assert!(off(&x, &wanted) < 1e-5);
-    }
-
-    #[test]
-    fn shapes_that_do_not_fit_are_errors() {
-        let x = sample();
-        assert!(x.inplace_op1(&Bias(&[1.0; 36])).is_err());
-        assert!(x.inplace_op1(&Bias(&[])).is_err());
-        assert!(x.t().unwrap().inplace_op1(&Bias(&[1.0; 700])).is_err());
-        let norm = Norm { gain: wave(0.0), shift: wave(0.0), eps: 1e-12 };
-        assert!(x.inplace_op2(&sample().narrow(0, 0, 2).unwrap(), &AddNorm { bias: &wave(0.0), norm: &norm }).is_err());
+        for arch in archs() {
+            let norm = Norm { gain: wave(37, 0.5), shift: wave(37, 0.9), eps: 1e-12 };
+            let (mut x, y) = (sample(), wave(37 * 700, 0.1));
+            let [gain, shift] = [&norm.gain, &norm.shift].map(|row| tensor(row).squeeze(0).unwrap());
+            let expected = |x: &Tensor| candle_nn::ops::layer_norm(x, &gain, &shift, 1e-12).unwrap();
+            let mut alone = x.clone();
+            norm.apply(arch, &mut alone);
+            assert!(off(&alone, &expected(&tensor(&x))) < 1e-5, "{arch:?}");
+            let wanted = expected(&(tensor(&x) + tensor(&y)).unwrap());
+            norm.apply_sum(arch, &mut x, &y);
+            assert!(off(&x, &wanted) < 1e-5, "{arch:?}");
+        }
     }
 }

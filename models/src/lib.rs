@@ -36,6 +36,8 @@
 pub mod toy;
 
 #[cfg(feature = "candle")]
+mod attention;
+#[cfg(feature = "candle")]
 mod bert;
 #[cfg(feature = "candle")]
 mod embed;
@@ -47,6 +49,8 @@ mod kernels;
 mod lanes;
 #[cfg(feature = "candle")]
 mod map;
+#[cfg(feature = "candle")]
+mod matmul;
 #[cfg(feature = "candle")]
 mod passages;
 #[cfg(feature = "candle")]
