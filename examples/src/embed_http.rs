@@ -55,13 +55,14 @@ struct TeiAsk {
 enum Texts {
     One(String),
     Many(#[schemars(length(min = 1, max = MOST_TEXTS))] Vec<String>),
-    Tokens(#[schemars(length(min = 1, max = LONGEST), inner(range(max = LAST_TOKEN)))] Vec<u32>),
+    Tokens(#[schemars(with = "Vec<u32>", length(min = 1, max = LONGEST), inner(range(max = LAST_TOKEN)))] Vec<f64>),
     ManyTokens(
         #[schemars(
+            with = "Vec<Vec<u32>>",
             length(min = 1, max = MOST_TEXTS),
             inner(length(min = 1, max = LONGEST), inner(range(max = LAST_TOKEN)))
         )]
-        Vec<Vec<u32>>,
+        Vec<Vec<f64>>,
     ),
 }
 
@@ -169,13 +170,22 @@ fn items(texts: Texts, tokens: &Tokens) -> Result<Vec<TokenIds>> {
     let items = match texts {
         Texts::One(text) => tokens.encode(&[text])?,
         Texts::Many(texts) => tokens.encode(&texts)?,
-        Texts::Tokens(ids) => vec![TokenIds::new(ids)],
-        Texts::ManyTokens(lists) => lists.into_iter().map(TokenIds::new).collect(),
+        Texts::Tokens(numbers) => vec![ids(&numbers)?],
+        Texts::ManyTokens(lists) => lists.iter().map(|numbers| ids(numbers)).collect::<Result<_>>()?,
     };
     match items.len() {
         1..=MOST_TEXTS => Ok(items),
         count => Err(Error::invalid(format_args!("there are {count} texts, but should be 1 to {MOST_TEXTS}"))),
     }
+}
+
+/// To JSON Schema 7.0 is an integer too, and some clients write it so.
+fn ids(numbers: &[f64]) -> Result<TokenIds> {
+    let id = |n: &f64| match n.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(n) {
+        true => Ok(*n as u32),
+        false => Err(Error::invalid(format_args!("{n} is no token"))),
+    };
+    Ok(TokenIds::new(numbers.iter().map(id).collect::<Result<_>>()?))
 }
 
 fn answer(form: Form, vectors: Vec<Vec<f32>>) -> Answer {
