@@ -5,10 +5,13 @@
 //! PORT=8080 cargo run --release -p forebay-examples --bin two_stage
 //! curl -d '{"text": "to be or not"}' -H 'content-type: application/json' localhost:8080/infer
 //! ```
+//!
+//! With `JOBS=FOLDER` callers need not wait: `-H 'prefer: respond-async'` puts the job into the folder.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use forebay::source::deferred::Deferred;
 use forebay::source::http::Http;
 use forebay::{Batching, Error, Model, Pipeline, Result, Worker};
 use schemars::JsonSchema;
@@ -54,7 +57,12 @@ async fn serve() -> Result<ExitCode> {
         .io("answer", 256, async |_, words| Ok(Answer { words }));
     let echo = Pipeline::<Value, _>::new();
     let http = Http::from_env()?.path("/infer", "").types::<Ask, Answer>("").types::<Value, Value>("echo");
-    Ok(Worker::new(infer).route("echo", echo).source(http).run().await)
+    let worker = Worker::new(infer).route("echo", echo);
+    let Some(folder) = std::env::var_os("JOBS") else {
+        return Ok(worker.source(http).run().await);
+    };
+    let later = Deferred::folder(folder)?;
+    Ok(worker.source(http.deferred(&later)).source(later).run().await)
 }
 
 /// A fake device: as long as a batch of at most 32 takes, whatever is in it.
