@@ -123,8 +123,8 @@ fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let of = |value: f32| simd.splat_f32s(value);
-    // In this order what is not a number stays so.
-    let x = simd.max_f32s(of(-87.0), x);
+    // Not the maximum of the two: what is not a number stays so.
+    let x = simd.select_f32s(simd.less_than_f32s(x, of(-87.0)), of(-87.0), x);
     let shifted = simd.mul_add_e_f32s(x, of(std::f32::consts::LOG2_E), of(ROUND));
     let n = simd.sub_f32s(shifted, of(ROUND));
     let r = simd.mul_add_e_f32s(n, of(-LN2_LOW), simd.mul_add_e_f32s(n, of(-LN2_HIGH), x));
