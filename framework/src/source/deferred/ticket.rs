@@ -20,8 +20,8 @@ use crate::verdict::Verdict;
 
 /// How often progress is noted, and a cancellation noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long the lease shall last while the end is written.
-const TO_SETTLE: Duration = Duration::from_secs(30);
+/// How long the lease shall last while the end is written. A worker that is lost meanwhile keeps others waiting as long.
+const TO_SETTLE: Duration = Duration::from_secs(10);
 
 pub(super) struct Ticket {
     registry: Arc<Registry>,

@@ -16,8 +16,8 @@ use crate::source::{Extended, Receipt};
 use crate::verdict::Verdict;
 use crate::webhook::{ATTEMPTS, Sent, pause};
 
-/// How long an attempt keeps the message from other workers.
-const LEASE: Duration = Duration::from_secs(60);
+/// How long an attempt, of 20 s at most, keeps the message from other workers.
+const LEASE: Duration = Duration::from_secs(25);
 /// The longest that a message is put back for, and that a worker without a sender puts it back for.
 const LATER: Duration = Duration::from_secs(300);
 /// The largest result that a webhook carries, in bytes; a larger one is to be fetched.
