@@ -13,8 +13,8 @@ use crate::lanes::Lanes;
 use crate::plan::{Piece, Plan};
 use crate::{TokenIds, Weights};
 
-/// Tokens of one piece of work on one core: enough rows for the matrix products, and few enough that no core waits long for
-/// the last piece of a batch.
+/// Tokens of one piece of work on one core: enough rows for the matrix products, and few enough that no core waits long
+/// for the last piece of a batch.
 const PIECE_TOKENS: usize = 256;
 /// Below this a piece is not worth a lane of its own.
 const SMALL_PIECE_TOKENS: usize = 128;
