@@ -1,6 +1,6 @@
 //! Threads for a model on the CPU: many single-threaded lanes side by side, or all of them on one thing.
 //!
-//! Owns the rayon pools. Matrix products and kernels use as many threads as the pool they are called in, so a lane is a
+//! Owns the rayon pools. The encoder and candle use as many threads as the pool they are called in, so a lane is a
 //! pool of one thread: small pieces side by side, each in its core's cache, are faster than one large piece on all
 //! cores. It promises results in the order of the pieces; it does not decide what a piece is.
 

@@ -5,7 +5,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Rows that are computed together. With [`WIDE`] columns of vectors their sums fill the registers.
+/// Rows that are computed together: times two or four vectors, their sums fill the registers.
 pub(crate) const TALL: usize = 6;
 
 /// A linear layer: `y = x * weight^T + bias`.
