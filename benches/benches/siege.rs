@@ -2,7 +2,7 @@
 //! who behave, callers who leave.
 //!
 //! 1. Both cores pinned by CPU stages and one device call of 60 s: how long each health probe takes, on a connection
-//!    of its own, 20 a second.
+//!    of its own, all three some 20 times a second.
 //! 2. 4,000 hostile connections at all times, of which half are silent and half send a byte a second, for which each
 //!    that is cut is replaced: 99th percentile of eight callers who behave, in blocks with and without, interleaved;
 //!    and how long the longest-lived hostile connection lasted.
@@ -346,6 +346,7 @@ async fn leavers() -> Result<Left> {
     callers.join_all().await;
     let start = Instant::now();
     // A probe's own connection is gone by the time it is counted.
+    // Until nothing is left, or it is plain that something stays.
     while (served.inside().await? > 0 || served.tasks() > before) && start.elapsed() < PATIENCE {
         sleep(Duration::from_millis(10)).await;
     }

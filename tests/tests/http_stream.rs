@@ -104,6 +104,7 @@ fn babble(jobs: &Arc<Mutex<Vec<Job>>>) -> Worker {
         jobs.lock().unwrap().push(job.clone());
         while !job.is_cancelled() {
             job.emit(Event::Partial(vec![0; 64 << 10].into()));
+            // As a stage would that makes something; the pieces come far faster than they are read.
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(Bytes::new())

@@ -26,6 +26,7 @@ impl Service {
         while service.ask("GET", "/health/ready", "").is_none_or(|(status, _)| status != 200) {
             assert_eq!(service.ended(), None, "it ended by itself");
             assert!(start.elapsed() < PATIENCE, "it is not ready");
+            // Before it is asked again.
             sleep(Duration::from_millis(20));
         }
         service

@@ -52,12 +52,12 @@ async fn conforms() {
 }
 
 #[tokio::test]
-async fn the_first_end_stands_and_its_result_with_it() {
+async fn who_has_lost_its_lease_cannot_end_the_job() {
     let mut bench = DeferredBench::new();
     bench.push("job", b"1").await;
     let mut source = bench.source();
     let late = source.receive(1).await.unwrap().remove(0);
-    // The lease runs out, and another worker does the job.
+    // The lease of 400 ms runs out, and another worker does the job.
     tokio::time::sleep(Duration::from_millis(450)).await;
     let mut other = bench.source();
     let again = other.receive(1).await.unwrap().remove(0);
@@ -71,7 +71,7 @@ async fn the_first_end_stands_and_its_result_with_it() {
     assert_eq!(registry.records.result("job", &output).await.unwrap().unwrap(), "second");
     let store: &dyn Store = &*bench.store;
     let results = store.list_all("jobs/job/result").await.unwrap();
-    assert_eq!(results.len(), 1, "the result that nobody names is gone: {results:?}");
+    assert_eq!(results.len(), 1, "only the one that the end names: {results:?}");
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn the_same_id_is_the_same_job_or_refused() {
     assert_eq!(registry.submit(job(), &asked("same"), b"1").await.unwrap(), Submitted::Known);
     assert_eq!(registry.submit(job(), &asked("other"), b"2").await.unwrap(), Submitted::Differs);
     assert_eq!(bench.queue.waiting(), 1);
-    // As if it had been noted and never put on the queue.
+    // Once it is done, the same request finds it so.
     let taken = bench.source().receive(1).await.unwrap().remove(0);
     taken.receipt.settle(&Verdict::Done(Bytes::new())).await.unwrap();
     assert_eq!(registry.submit(job(), &asked("same"), b"1").await.unwrap(), Submitted::Known);
