@@ -3,9 +3,9 @@
 //!
 //! 1. Both cores pinned by CPU stages and one device call of 60 s: how long each health probe takes, on a connection
 //!    of its own, all three some 20 times a second.
-//! 2. 4,000 hostile connections at all times, of which half are silent and half send a byte a second, for which each
-//!    that is cut is replaced: 99th percentile of eight callers who behave, in blocks with and without, interleaved;
-//!    and how long the longest-lived hostile connection lasted.
+//! 2. 4,000 hostile connections at all times, of which half are silent and half send a byte a second, each at a
+//!    moment of its own; each that is cut is replaced: 99th percentile of eight callers who behave, in blocks with and
+//!    without, interleaved; and how long the longest-lived hostile connection lasted.
 //! 3. 10,000 callers who leave at random moments: requests still inside, tasks and bytes still held afterwards, and
 //!    how many were computed although they had left 100 ms and more before their batch.
 
@@ -21,11 +21,15 @@ use forebay_models::toy::FakeDevice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 const PROBES_FOR: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_millis(50);
 const HOSTILE: usize = 4_000;
+/// How often a hostile connection sends a byte.
+const DRIBBLE: Duration = Duration::from_secs(1);
 const BEHAVED: usize = 8;
 const BLOCKS: usize = 10;
 const BLOCK: Duration = Duration::from_secs(4);
@@ -189,22 +193,14 @@ async fn hostile() -> Result<Hostile> {
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..BLOCKS {
         without.push(behaved(address).await?);
-        let stop = Arc::new(AtomicBool::new(false));
-        let besiegers = std::thread::spawn({
-            let (stop, longest_ms) = (stop.clone(), longest_ms.clone());
-            move || besiege(address, &stop, &longest_ms)
-        });
+        let siege = Siege::lay(address, &longest_ms)?;
         with.push(behaved(address).await?);
-        stop.store(true, Relaxed);
-        besiegers.join().map_err(|_| Error::failed("a besieger panicked"))??;
+        siege.end()?;
     }
     // One siege until all are cut, so that the longest-lived is seen.
-    let stop = Arc::new(AtomicBool::new(false));
-    let (last_stop, last_longest) = (stop.clone(), longest_ms.clone());
-    let besiegers = std::thread::spawn(move || besiege(address, &last_stop, &last_longest));
+    let siege = Siege::lay(address, &longest_ms)?;
     sleep(Duration::from_secs(40)).await;
-    stop.store(true, Relaxed);
-    besiegers.join().map_err(|_| Error::failed("a besieger panicked"))??;
+    siege.end()?;
     let longest = longest_ms.load(Relaxed) as f64 / 1e3;
     let ratio = Spread::of_ratios(&with, &without);
     Ok(Hostile { with: Spread::of(&with), without: Spread::of(&without), ratio, longest })
@@ -213,7 +209,7 @@ async fn hostile() -> Result<Hostile> {
 /// The 99th percentile of the callers who behave, in milliseconds.
 async fn behaved(address: SocketAddr) -> Result<f64> {
     // The siege is laid before anything counts.
-    sleep(Duration::from_secs(1)).await;
+    sleep(2 * DRIBBLE).await;
     let callers = (0..BEHAVED).map(async |_| {
         let mut times = Vec::new();
         let mut stream = TcpStream::connect(address).await.context("connecting")?;
@@ -235,43 +231,68 @@ async fn behaved(address: SocketAddr) -> Result<f64> {
     Ok(quantile(&times, 0.99))
 }
 
-/// Keeps all hostile connections up until it is stopped; the longest life of one that was cut, in milliseconds.
-fn besiege(address: SocketAddr, stop: &Arc<AtomicBool>, longest_ms: &Arc<AtomicU64>) -> Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut besiegers = tokio::task::JoinSet::new();
-        for n in 0..HOSTILE {
-            let (stop, longest_ms) = (stop.clone(), longest_ms.clone());
-            besiegers.spawn(async move {
-                while !stop.load(Relaxed) {
-                    let Ok(mut stream) = TcpStream::connect(address).await else {
-                        continue;
-                    };
-                    let start = Instant::now();
-                    let dribbles = n % 2 == 0;
-                    if dribbles {
-                        let _ = stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\nx: ").await;
-                    }
-                    while !stop.load(Relaxed) {
-                        let mut byte = [0];
-                        match timeout(Duration::from_secs(1), stream.read(&mut byte)).await {
-                            // It was answered with 408, or cut.
-                            Ok(_) => {
-                                longest_ms.fetch_max(start.elapsed().as_millis() as u64, Relaxed);
-                                break;
-                            }
-                            Err(_) if dribbles => drop(stream.write_all(b"x").await),
-                            Err(_) => {}
-                        }
-                    }
-                    // What is stopped but older than any that was cut counts too.
-                    longest_ms.fetch_max(start.elapsed().as_millis() as u64, Relaxed);
-                }
+/// A siege, on a thread of its own.
+struct Siege {
+    stop: watch::Sender<bool>,
+    besiegers: std::thread::JoinHandle<Result<()>>,
+}
+
+impl Siege {
+    /// Keeps all hostile connections up until it ends; notes the longest life of one, in milliseconds.
+    fn lay(address: SocketAddr, longest_ms: &Arc<AtomicU64>) -> Result<Siege> {
+        let (stop, stopped) = watch::channel(false);
+        let longest_ms = longest_ms.clone();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let besiegers = std::thread::spawn(move || {
+            runtime.block_on(async {
+                let one = |n| besiege(address, n, stopped.clone(), longest_ms.clone());
+                (0..HOSTILE).map(one).collect::<JoinSet<_>>().join_all().await;
             });
+            Ok(())
+        });
+        Ok(Siege { stop, besiegers })
+    }
+
+    fn end(self) -> Result<()> {
+        // They are waiting for it, or have panicked.
+        let _ = self.stop.send(true);
+        self.besiegers.join().map_err(|_| Error::failed("a besieger panicked"))?
+    }
+}
+
+/// The `n`th besieger: silent, or it sends a byte a second, each at its own moment of the second.
+async fn besiege(address: SocketAddr, n: usize, mut stopped: watch::Receiver<bool>, longest_ms: Arc<AtomicU64>) {
+    sleep(DRIBBLE.mul_f64(n as f64 / HOSTILE as f64)).await;
+    while !*stopped.borrow() {
+        let Ok(mut stream) = TcpStream::connect(address).await else {
+            continue;
+        };
+        let start = Instant::now();
+        tokio::select! {
+            // It was answered with 408, or cut.
+            () = last(&mut stream, n % 2 == 0) => {}
+            // What is stopped but older than any that was cut counts too.
+            _ = stopped.changed() => {}
         }
-        besiegers.join_all().await;
-    });
-    Ok(())
+        longest_ms.fetch_max(start.elapsed().as_millis() as u64, Relaxed);
+    }
+}
+
+/// Lasts as long as the server lets it.
+async fn last(stream: &mut TcpStream, dribbles: bool) {
+    let (mut from, mut to) = stream.split();
+    let dribble = async {
+        let mut sent = to.write_all(b"POST / HTTP/1.1\r\nhost: a\r\nx: ").await;
+        while sent.is_ok() {
+            sleep(DRIBBLE).await;
+            sent = to.write_all(b"x").await;
+        }
+    };
+    let mut byte = [0];
+    tokio::select! {
+        _ = from.read(&mut byte) => {}
+        () = dribble, if dribbles => {}
+    }
 }
 
 struct Left {

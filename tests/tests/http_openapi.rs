@@ -4,6 +4,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 
+use forebay::source::deferred::Deferred;
 use forebay::source::http::Http;
 use forebay::{Bytes, Pipeline, Worker};
 use forebay_tests::{Client, start};
@@ -128,22 +129,27 @@ async fn paths_and_types_are_told_as_they_are() {
     let of =
         |name: &str| json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{name}") } } });
     assert_eq!(post["requestBody"], json!({ "required": true, "content": of("Ask") }));
-    assert_eq!(post["responses"]["200"]["content"], of("Answer"));
-    assert_eq!(keys(&post["responses"]), ["200", "400", "408", "413", "415", "422", "500", "503", "504"]);
+    let given = &post["responses"]["200"]["content"];
+    assert_eq!(keys(given), ["application/json", "text/event-stream"]);
+    assert_eq!(given["application/json"], of("Answer")["application/json"]);
+    assert_eq!(given["text/event-stream"]["schema"]["type"], "string");
+    assert_eq!(keys(&post["responses"]), ["200", "400", "408", "409", "413", "415", "422", "500", "503", "504"]);
     for (status, response) in post["responses"].as_object().unwrap().iter().filter(|(status, _)| *status != "200") {
         let shared = response["$ref"].as_str().unwrap().strip_prefix('#').unwrap();
         let shared = document.pointer(shared).unwrap();
         assert_eq!(keys(&shared["content"]), ["application/problem+json"]);
         assert_eq!(shared["headers"].get("Retry-After").is_some(), status == "503", "{status}");
     }
-    assert_eq!(post["parameters"], json!([{ "$ref": "#/components/parameters/Timeout" }]));
+    let parameter = |name: &str| json!({ "$ref": format!("#/components/parameters/{name}") });
+    assert_eq!(post["parameters"], json!([parameter("Timeout"), parameter("IdempotencyKey")]));
     assert_eq!(document["components"]["parameters"]["Timeout"]["name"], "x-request-timeout");
     assert_eq!(post.get("security"), None);
     assert_eq!(document["components"].get("securitySchemes"), None);
 
     let free = json!({ "application/json": { "schema": {} } });
     assert_eq!(document["paths"]["/raw"]["post"]["requestBody"]["content"], free);
-    assert_eq!(document["paths"]["/raw"]["post"]["responses"]["200"]["content"], free);
+    let given = &document["paths"]["/raw"]["post"]["responses"]["200"]["content"];
+    assert_eq!(given["application/json"], free["application/json"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -204,4 +210,34 @@ async fn types_for_nothing_keep_the_worker_from_starting() {
     let http = Http::on(listener).unwrap().types::<Ask, Answer>("cuont");
     let why = Worker::new(count()).source(http).run_once().await.unwrap_err();
     assert!(why.to_string().contains("types are told for `cuont`"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_nobody_waits_for_are_told_of_where_there_can_be_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let later = Deferred::folder(folder.path()).unwrap();
+    let set = |http: Http| http.types::<Ask, Answer>("").deferred(&later);
+    let (document, address) = described(Worker::new(count()), set).await;
+    let paths =
+        ["/", "/health/live", "/health/ready", "/health/startup", "/jobs/{id}", "/jobs/{id}/result", "/metrics"];
+    assert_eq!(keys(&document["paths"]), paths);
+    assert_eq!(keys(&document["paths"]["/jobs/{id}"]), ["delete", "get"]);
+    assert_eq!(keys(&document["paths"]["/jobs/{id}/result"]["get"]["responses"]), ["200", "404", "409", "503"]);
+    // This worker sends no webhooks.
+    assert_eq!(keys(&document["components"]["parameters"]), ["IdempotencyKey", "Job", "Prefer", "Timeout"]);
+
+    // What is answered has the fields that were told, and those that must be there.
+    let accepted = &document["paths"]["/"]["post"]["responses"]["202"];
+    let job = accepted["content"]["application/json"]["schema"]["$ref"].as_str().unwrap();
+    let job = document.pointer(job.strip_prefix('#').unwrap()).unwrap();
+    assert_eq!(job["required"], json!(["id", "state", "created"]));
+    let headers = "content-type: application/json\r\nprefer: respond-async\r\n";
+    let mut client = Client::connect(address).await;
+    let answer = client.post_with("/", headers, br#"{"texts": ["a"]}"#).await;
+    assert_eq!(answer.status, 202);
+    let names = keys(&accepted["headers"]).iter().map(|name| name.to_lowercase()).collect::<Vec<_>>();
+    assert!(names.iter().all(|name| answer.header(name).is_some()), "{names:?}");
+    let told: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert!(keys(&told).iter().all(|field| job["properties"].get(field).is_some()), "{told}");
+    assert!(told.get("id").is_some() && told.get("state").is_some() && told.get("created").is_some(), "{told}");
 }

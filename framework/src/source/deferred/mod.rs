@@ -30,7 +30,7 @@ use crate::verdict::Verdict;
 use crate::webhook::Webhook;
 pub(crate) use envelope::Header;
 use records::Records;
-pub(crate) use records::{Asked, State, Status, now};
+pub(crate) use records::{Asked, Failure, State, Status, Told, now};
 use registry::Opened;
 pub(crate) use registry::{Registry, Submitted, nonce};
 use ticket::Ticket;

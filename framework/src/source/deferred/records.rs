@@ -41,6 +41,7 @@ pub(crate) struct Work {
 
 /// Where a job is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
     Queued,
@@ -71,6 +72,7 @@ pub(crate) struct Output {
 
 /// Why there is no result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub(crate) struct Failure {
     pub(crate) fault: String,
     pub(crate) detail: String,
@@ -78,6 +80,7 @@ pub(crate) struct Failure {
 
 /// How far the webhook is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
 pub(crate) struct Told {
     pub(crate) attempts: u32,
     /// When the next attempt is due, in seconds since 1970; after the last one, nothing.

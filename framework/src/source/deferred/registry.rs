@@ -39,6 +39,11 @@ pub(super) enum Opened {
 }
 
 impl Registry {
+    #[cfg(feature = "openapi")]
+    pub(crate) fn sends_webhooks(&self) -> bool {
+        self.webhook.is_some()
+    }
+
     /// Whether webhooks can be sent at all, and to this URL.
     pub(crate) fn check_webhook(&self, url: &str) -> Result<()> {
         match &self.webhook {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request as HttpRequest;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
@@ -17,6 +17,7 @@ use super::body::{self, Unread};
 use super::later;
 use super::once::{self, Turn};
 use super::outbox::{End, Outbox};
+use super::packing::Packing;
 use super::request::{Caller, Request};
 use super::server::{App, Path};
 use super::stream::{self, Events};
@@ -102,8 +103,18 @@ impl Asked {
                 return Err(problem);
             }
         };
-        let payload = body::read(body, self.app.settings.body).await.map_err(|why| self.unread(why))?;
+        let payload = self.read(headers, body).await?;
         Ok((payload, place))
+    }
+
+    /// Reads the body, unpacked.
+    pub(super) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+        let limit = self.app.settings.body;
+        let read = match packing(headers)? {
+            None => body::read(body, limit).await,
+            Some(packing) => body::read(packing.unpack(body, limit), limit).await,
+        };
+        read.map_err(|why| self.unread(why))
     }
 
     /// Answers once the job has ended.
@@ -173,10 +184,7 @@ impl Asked {
 
     /// Whether the body is of a kind and size that can be taken, as far as the headers say.
     pub(super) fn takes(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|its| its.as_bytes() != b"identity") {
-            let detail = format!("the encoding {encoding:?} is not known; gzip, deflate, br and zstd are");
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-        }
+        packing(headers)?;
         if length(headers).is_some_and(|length| length > self.app.settings.body) {
             return Err(self.unread(Unread::TooLarge));
         }
@@ -276,7 +284,17 @@ impl Accepted {
 
 /// How long the body is, if it is told and is not packed.
 pub(super) fn length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    match Packing::of(headers) {
+        Ok(None) => headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Problem> {
+    Packing::of(headers).map_err(|unknown| {
+        let detail = format!("the encoding {unknown:?} is not known; gzip, deflate, br and zstd are");
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+    })
 }
 
 /// Whether a job's time says how long jobs take. One whose deadline passed took at least as long: were it left out,

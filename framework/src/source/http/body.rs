@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::EXPECT;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use tokio::time::{timeout, timeout_at};
 
 /// A body must bring this many bytes a second, counted from `SLACK` after its request.
@@ -36,26 +37,32 @@ pub(super) fn time_for(bytes: usize) -> Duration {
 /// Reads a body of at most `limit` bytes.
 pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
     let start = Instant::now();
-    let mut whole = BytesMut::new();
+    let mut whole = Vec::new();
     loop {
         let until = (start + time_for(whole.len())).min(Instant::now() + LONGEST_PAUSE);
         let frame = match timeout_at(until.into(), body.frame()).await {
             Err(_) => return Err(Unread::TooSlow),
-            Ok(None) => return Ok(whole.freeze()),
+            Ok(None) => return Ok(whole.into()),
             Ok(Some(Err(why))) => return Err(broken(&why)),
             Ok(Some(Ok(frame))) => frame,
         };
         let Ok(piece) = frame.into_data() else {
             continue;
         };
-        if whole.len() + piece.len() > limit {
+        let length = whole.len() + piece.len();
+        if length > limit {
             return Err(Unread::TooLarge);
         }
         // Most bodies come in one piece.
-        match whole.is_empty() {
-            true => whole = BytesMut::from(piece),
-            false => whole.extend_from_slice(&piece),
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(piece);
         }
+        if length > whole.capacity() {
+            // Twice as much each time, but never room for more than may come.
+            let room = whole.capacity().saturating_mul(2).min(limit).max(length);
+            whole.reserve_exact(room - whole.len());
+        }
+        whole.extend_from_slice(&piece);
     }
 }
 

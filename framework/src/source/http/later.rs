@@ -8,7 +8,8 @@ use axum::extract::{Path as InPath, Request as HttpRequest};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use axum::routing::get;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Http;
@@ -19,10 +20,13 @@ use super::once;
 use super::server::App;
 use crate::error::{Error, Fault};
 use crate::source::Phase;
-use crate::source::deferred::{self, Header, Registry, State, Status, Submitted};
+use crate::source::deferred::{self, Failure, Header, Registry, State, Status, Submitted, Told};
 
-const PREFER: &str = "prefer";
-const WEBHOOK_URL: &str = "x-webhook-url";
+pub(super) const PREFER: &str = "prefer";
+pub(super) const WEBHOOK_URL: &str = "x-webhook-url";
+/// The address of a job, and that of its result.
+pub(super) const JOB: &str = "/jobs/{id}";
+pub(super) const RESULT: &str = "/jobs/{id}/result";
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// The largest result that is part of a job's status, in bytes.
 const INLINE: usize = 256 << 10;
@@ -49,7 +53,7 @@ impl Asked {
                 return Err(problem);
             }
         };
-        let payload = body::read(body, self.app.settings.body).await.map_err(|why| self.unread(why))?;
+        let payload = self.read(headers, body).await?;
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut job = Header {
             id: self.job_id(headers)?,
@@ -71,7 +75,7 @@ impl Asked {
             Submitted::Differs => return Err(once::differs()),
         }
         let status = registry.status(&id).await.map_err(unknown)?.ok_or_else(|| missing(&id))?;
-        let mut response = told(StatusCode::ACCEPTED, &document(registry, &id, &status).await?);
+        let mut response = told(StatusCode::ACCEPTED, &document(registry, &id, status).await?);
         let address = HeaderValue::from_str(&address(&id)).map_err(|why| unknown(Error::failed(why)))?;
         response.headers_mut().insert(LOCATION, address);
         response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
@@ -127,7 +131,7 @@ pub(super) fn routes(router: Router, app: &Arc<App>) -> Router {
         };
         response.unwrap_or_else(Problem::into_response)
     };
-    router.route("/jobs/{id}", get(job.clone()).delete(job)).route("/jobs/{id}/result", get(result))
+    router.route(JOB, get(job.clone()).delete(job)).route(RESULT, get(result))
 }
 
 async fn status(registry: &Registry, id: &str, cancels: bool) -> Result<Response<Body>, Problem> {
@@ -137,7 +141,7 @@ async fn status(registry: &Registry, id: &str, cancels: bool) -> Result<Response
         registry.cancel(id).await.map_err(unknown)?;
         status = find().await?;
     }
-    Ok(told(StatusCode::OK, &document(registry, id, &status).await?))
+    Ok(told(StatusCode::OK, &document(registry, id, status).await?))
 }
 
 async fn result(registry: &Registry, id: &str) -> Result<Response<Body>, Problem> {
@@ -156,41 +160,73 @@ async fn result(registry: &Registry, id: &str) -> Result<Response<Body>, Problem
 }
 
 /// All that a caller may know of a job.
-async fn document(registry: &Registry, id: &str, status: &Status) -> Result<Value, Problem> {
-    let mut document = json!({
-        "id": id,
-        "state": name(status.state()),
-        "created": status.asked.created,
-    });
-    if let Some(work) = &status.work {
-        document["attempt"] = json!(work.attempt);
-        document["progress"] = json!(work.progress);
-    }
-    if let Some(told) = &status.told {
-        document["webhook"] = json!(told);
-    }
-    let Some(end) = &status.end else {
-        return Ok(document);
-    };
-    document["ended"] = json!(end.ended);
-    if let Some(failure) = &end.error {
-        document["error"] = json!(failure);
-    }
-    if let Some(output) = &end.result {
-        document["progress"] = json!(1.0);
-        document["content_type"] = json!(output.content_type);
-        document["bytes"] = json!(output.bytes);
-        document["result_url"] = json!(format!("{}/result", address(id)));
-        if output.bytes <= INLINE && output.content_type == "application/json" {
-            let result = registry.records.result(id, output).await.map_err(unknown)?;
-            document["result"] = result.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
-        }
-    }
-    Ok(document)
+#[derive(Serialize)]
+#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema), schemars(rename = "Job"))]
+pub(super) struct Document {
+    id: String,
+    state: State,
+    /// When it was taken in (RFC 3339).
+    created: String,
+    /// Which attempt is at work, or was the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    /// From 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<Told>,
+    /// When it ended (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Failure>,
+    /// The media type of its result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    /// The size of its result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_url: Option<String>,
+    /// The result itself, where it is JSON and no larger than 256 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Value>,
 }
 
-fn told(status: StatusCode, document: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(document.to_string()));
+async fn document(registry: &Registry, id: &str, status: Status) -> Result<Document, Problem> {
+    let state = status.state();
+    let (ended, error, output) = match status.end {
+        Some(end) => (Some(end.ended), end.error, end.result),
+        None => (None, None, None),
+    };
+    let mut result = None;
+    if let Some(output) = output.as_ref().filter(|its| its.bytes <= INLINE && its.content_type == "application/json") {
+        let json = registry.records.result(id, output).await.map_err(unknown)?;
+        result = json.and_then(|json| serde_json::from_slice(&json).ok());
+    }
+    let progress = match output {
+        Some(_) => Some(1.0),
+        None => status.work.map(|work| work.progress),
+    };
+    Ok(Document {
+        id: id.to_owned(),
+        state,
+        created: status.asked.created,
+        attempt: status.work.map(|work| work.attempt),
+        progress,
+        webhook: status.told,
+        ended,
+        error,
+        bytes: output.as_ref().map(|output| output.bytes),
+        result_url: output.as_ref().map(|_| format!("{}/result", address(id))),
+        content_type: output.map(|output| output.content_type),
+        result,
+    })
+}
+
+fn told(status: StatusCode, document: &Document) -> Response<Body> {
+    // Text and numbers: it cannot fail.
+    let mut response = Response::new(Body::from(serde_json::to_vec(document).unwrap_or_default()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -76,6 +76,7 @@ mod once;
 #[cfg(feature = "openapi")]
 mod openapi;
 mod outbox;
+mod packing;
 mod request;
 mod server;
 mod socket;
@@ -341,7 +342,10 @@ impl Source for Http {
         // Admission bounds it; the channel never refuses what was admitted.
         let (to_worker, jobs) = channel(self.settings.waiting);
         #[cfg(feature = "openapi")]
-        let document = self.description.document(worker.routes(), &paths, &self.settings)?;
+        let document = {
+            let deferred = self.deferred.as_deref();
+            self.description.document(worker.routes(), &paths, &self.settings, deferred)?
+        };
         let deferred = self.deferred.clone();
         let server = Server::new(worker.clone(), self.settings.clone(), paths, sockets, to_worker, deferred);
         #[cfg(feature = "openapi")]

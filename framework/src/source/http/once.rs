@@ -17,7 +17,7 @@ use super::answer::Problem;
 
 pub(super) const HEADER: &str = "idempotency-key";
 /// The longest key, in bytes.
-const LONGEST: usize = 255;
+pub(super) const LONGEST: usize = 255;
 /// How long an answer is remembered, and how many, and how many bytes of them.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 const MOST: usize = 10_000;

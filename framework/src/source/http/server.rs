@@ -13,7 +13,6 @@ use axum::extract::Request as HttpRequest;
 use axum::http::{Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use http_body_util::Limited;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -22,8 +21,6 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
-use tower_http::decompression::RequestDecompressionLayer;
-use tower_http::map_request_body::MapRequestBodyLayer;
 use tracing::{debug, error, warn};
 
 use super::admission::Admission;
@@ -198,7 +195,6 @@ impl Server {
     }
 
     fn router(&self) -> Router {
-        let limit = self.app.settings.body;
         let mut jobs = Router::new();
         for path in &self.paths {
             let (app, path) = (self.app.clone(), path.clone());
@@ -206,12 +202,6 @@ impl Server {
             let ask = move |request: HttpRequest| ask(app.clone(), path.clone(), request);
             jobs = jobs.route(&text, post(ask));
         }
-        let mut jobs = jobs.layer((
-            // What is sent is bounded as well as what it unpacks to.
-            MapRequestBodyLayer::new(move |body: Body| Body::new(Limited::new(body, limit))),
-            RequestDecompressionLayer::new().pass_through_unaccepted(true),
-            MapRequestBodyLayer::new(Body::new),
-        ));
         for path in &self.sockets {
             let (app, path) = (self.app.clone(), path.clone());
             let text = path.path.clone();

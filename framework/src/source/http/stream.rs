@@ -21,7 +21,7 @@ use super::ask::Accepted;
 use super::outbox::{End, Outbox, Said};
 
 /// What server-sent events are.
-const MEDIA: &str = "text/event-stream";
+pub(super) const MEDIA: &str = "text/event-stream";
 /// Tells nginx, and gateways made of it, to pass on what comes as it comes.
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 

@@ -3,23 +3,26 @@
 //! The document is made once, at the start. It promises that what it says of a path is what the server does; what a
 //! stage refuses beyond its types, only the types can say, such as a shortest length.
 
-use std::collections::BTreeSet;
+mod jobs;
+mod schemas;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
-use schemars::generate::{SchemaGenerator, SchemaSettings};
-use schemars::transform::{RecursiveTransform, Transform};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use super::{Http, Settings, answer, ask};
+use super::{Http, Settings, answer, ask, once, stream};
 use crate::error::{Context, Error, Result};
 use crate::source::RouteInfo;
+use crate::source::deferred::Registry;
+use schemas::{Schemas, Types};
 
 /// Where the document is.
 pub(super) const PATH: &str = "/openapi.json";
-/// Where the types are in it.
-const SCHEMAS: &str = "/components/schemas";
+
+/// What an answer is that comes as it comes.
+const EVENTS: &str = "With `Accept: text/event-stream`: events named `progress`, `partial`, and at the end `result` or \
+    `error`, whose data is a result or a problem document.";
 
 /// What the program says of its service.
 #[derive(Default)]
@@ -29,21 +32,13 @@ pub(super) struct Description {
     types: Vec<(String, Types)>,
 }
 
-/// The schemas of what a pipeline takes and gives.
-#[derive(Clone, Copy)]
-struct Types {
-    takes: fn(&mut SchemaGenerator) -> Schema,
-    gives: fn(&mut SchemaGenerator) -> Schema,
-}
-
 /// What `GET /openapi.json` says (feature `openapi`).
 impl Http {
     /// Describes by these types what the pipeline with the route `of` (the first one's is empty) takes and gives, in
     /// `GET /openapi.json`. `of` may be a [`path`](Http::path) instead, where one pipeline has several that differ.
     /// What is not described is free in form. Requires the feature `openapi`.
     pub fn types<In: JsonSchema, Out: JsonSchema>(mut self, of: impl Into<String>) -> Self {
-        let types = Types { takes: SchemaGenerator::subschema_for::<In>, gives: SchemaGenerator::subschema_for::<Out> };
-        self.description.types.push((of.into(), types));
+        self.description.types.push((of.into(), Types::of::<In, Out>()));
         self
     }
 
@@ -67,6 +62,7 @@ impl Description {
         routes: &[RouteInfo],
         paths: &[(String, usize)],
         settings: &Settings,
+        deferred: Option<&Registry>,
     ) -> Result<Bytes> {
         for (of, _) in &self.types {
             if !routes.iter().any(|route| route.name == *of) && !paths.iter().any(|(path, _)| path == of) {
@@ -76,10 +72,17 @@ impl Description {
         }
         let keyed = !settings.keys.is_empty();
         let types = paths.iter().map(|(path, route)| self.types_of(path, &routes[*route].name)).collect::<Vec<_>>();
-        let Schemas { shared, of_types, of_problem } = Schemas::of(&types);
+        let Schemas { shared, of_types, of_problem, of_job } = Schemas::of(&types, deferred.is_some());
         let mut all = Map::new();
         for ((path, route), (takes, gives)) in paths.iter().zip(&of_types) {
-            all.insert(path.clone(), json!({ "post": operation(&routes[*route], takes, gives, keyed) }));
+            let mut post = operation(&routes[*route], takes, gives, keyed);
+            if let Some(registry) = deferred {
+                jobs::may_be_deferred(&mut post, registry, &of_job);
+            }
+            all.insert(path.clone(), json!({ "post": post }));
+        }
+        if deferred.is_some() {
+            all.extend(jobs::paths(&of_job, keyed));
         }
         // A pipeline may answer `POST` at the same path.
         let mut get = |path: &str, operation| all.entry(path).or_insert_with(|| json!({}))["get"] = operation;
@@ -95,13 +98,25 @@ impl Description {
         let mut components = json!({
             "schemas": shared,
             "responses": responses.collect::<Map<_, _>>(),
-            "parameters": { "Timeout": {
-                "name": ask::TIMEOUT,
-                "in": "header",
-                "description": "Within how many seconds the answer is wanted, if sooner than the service's own limit.",
-                "schema": { "type": "number", "exclusiveMinimum": 0 },
-            } },
+            "parameters": {
+                "Timeout": {
+                    "name": ask::TIMEOUT,
+                    "in": "header",
+                    "description":
+                        "Within how many seconds the answer is wanted, if sooner than the service's own limit.",
+                    "schema": { "type": "number", "exclusiveMinimum": 0 },
+                },
+                "IdempotencyKey": {
+                    "name": once::HEADER,
+                    "in": "header",
+                    "description": "Requests with the same key are worked on once, and have the same answer.",
+                    "schema": { "type": "string", "minLength": 1, "maxLength": once::LONGEST },
+                },
+            },
         });
+        if let Some(registry) = deferred {
+            jobs::add_components(&mut components, registry, &of_problem);
+        }
         if keyed {
             components["securitySchemes"] = json!({
                 "bearer": { "type": "http", "scheme": "bearer" },
@@ -137,7 +152,10 @@ fn operation(route: &RouteInfo, takes: &Schema, gives: &Schema, keyed: bool) -> 
                 "description": "Where the time went, in milliseconds.",
                 "schema": { "type": "string" },
             } },
-            "content": { route.gives: { "schema": gives } },
+            "content": {
+                route.gives: { "schema": gives },
+                stream::MEDIA: { "schema": { "type": "string", "description": EVENTS } },
+            },
         }),
     );
     for (status, _) in problems(keyed) {
@@ -145,7 +163,10 @@ fn operation(route: &RouteInfo, takes: &Schema, gives: &Schema, keyed: bool) -> 
         responses.insert(status.as_str().to_owned(), json!({ "$ref": shared }));
     }
     let mut operation = json!({
-        "parameters": [{ "$ref": "#/components/parameters/Timeout" }],
+        "parameters": [
+            { "$ref": "#/components/parameters/Timeout" },
+            { "$ref": "#/components/parameters/IdempotencyKey" },
+        ],
         "requestBody": { "required": true, "content": { route.takes.unwrap_or("*/*"): { "schema": takes } } },
         "responses": responses,
     });
@@ -185,6 +206,7 @@ fn problems(keyed: bool) -> impl Iterator<Item = (StatusCode, &'static str)> {
         (StatusCode::BAD_REQUEST, "The body cannot be read as what it should be, or a header is wrong."),
         (StatusCode::UNAUTHORIZED, "No key was sent, or a wrong one."),
         (StatusCode::REQUEST_TIMEOUT, "The body came too slowly."),
+        (StatusCode::CONFLICT, "A request with this idempotency key is at work."),
         (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large, as sent or as unpacked."),
         (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is of another media type or encoding."),
         (StatusCode::UNPROCESSABLE_ENTITY, "The input is wrong; the detail says what of it."),
@@ -218,56 +240,4 @@ fn program() -> String {
     let path = std::env::current_exe().ok();
     let name = path.as_deref().and_then(|path| path.file_stem()).map(|name| name.to_string_lossy().into_owned());
     name.unwrap_or_else(|| "forebay".to_owned())
-}
-
-/// The schemas of the user's types.
-struct Schemas {
-    /// By name, those that others refer to.
-    shared: Map<String, Value>,
-    of_types: Vec<(Schema, Schema)>,
-    of_problem: Schema,
-}
-
-impl Schemas {
-    fn of(types: &[Option<Types>]) -> Self {
-        let settings = SchemaSettings::draft2020_12().with(|its| its.definitions_path = SCHEMAS.into());
-        // Apart, since a type may differ in the two, as where a field has a default.
-        let mut takes = settings.clone().for_deserialize().into_generator();
-        let mut gives = settings.for_serialize().into_generator();
-        let any = Schema::default;
-        let schemas = |types: &Option<Types>| {
-            types.map_or((any(), any()), |types| ((types.takes)(&mut takes), (types.gives)(&mut gives)))
-        };
-        let mut of_types: Vec<_> = types.iter().map(schemas).collect();
-        // Last, so that a type of the user's keeps its name.
-        let mut of_problem = gives.subschema_for::<answer::Document<'_>>();
-        let (mut shared, mut given) = (takes.take_definitions(true), gives.take_definitions(true));
-
-        let both: BTreeSet<_> = shared.keys().filter(|name| given.contains_key(*name)).cloned().collect();
-        if both.iter().any(|name| shared[name] != given[name]) {
-            // What refers to one that differs differs too; so all that are in both get two names.
-            let free = |n: &usize| {
-                let taken = |name: String| shared.contains_key(&name) || given.contains_key(&name);
-                !both.iter().any(|name| taken(format!("{name}{n}")))
-            };
-            let number = (2..).find(free).unwrap_or_default();
-            let mut rename = RecursiveTransform(|schema: &mut Schema| {
-                if let Some(Value::String(to)) = schema.get_mut("$ref")
-                    && to.rsplit('/').next().is_some_and(|name| both.contains(name))
-                {
-                    *to = format!("{to}{number}");
-                }
-            });
-            of_types.iter_mut().for_each(|(_, gives)| rename.transform(gives));
-            rename.transform(&mut of_problem);
-            for name in &both {
-                if let Some(schema) = given.remove(name) {
-                    given.insert(format!("{name}{number}"), schema);
-                }
-            }
-            given.values_mut().flat_map(<&mut Schema>::try_from).for_each(|schema| rename.transform(schema));
-        }
-        shared.extend(given);
-        Schemas { shared, of_types, of_problem }
-    }
 }
