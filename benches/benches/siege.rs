@@ -371,13 +371,14 @@ async fn leavers() -> Result<Left> {
     while (served.inside().await? > 0 || served.tasks() > before) && start.elapsed() < PATIENCE {
         sleep(Duration::from_millis(10)).await;
     }
+    let (inside, tasks) = (served.inside().await?, served.tasks().saturating_sub(before));
     // Only if every byte is free does the largest body fit.
     let mut stream = TcpStream::connect(address).await.context("connecting")?;
     let largest = exchange(&mut stream, post(&format!("{LEAVERS}{}", ".".repeat(HELD - 16))).as_bytes()).await?;
     Ok(Left {
         answered: answered.load(Relaxed),
-        inside: served.inside().await?,
-        tasks: served.tasks().saturating_sub(before),
+        inside,
+        tasks,
         bytes_free: largest.starts_with("HTTP/1.1 200"),
         computed: late.load(Relaxed),
     })
