@@ -38,7 +38,8 @@
 //! * `http`: the sources `Http`, a server whose requests are jobs, and `Deferred`, jobs whose callers do not wait.
 //! * `openapi`: `Http` with `GET /openapi.json`, which describes the service by your own types.
 //! * `webhook`: signed messages to URLs that others name, kept out of your network.
-//! * `testing`: conformance suites for your own sources and stores.
+//! * `sqs`: Amazon SQS.
+//! * `testing`: conformance suites for your own sources and stores, and with `sqs` a fake SQS.
 
 #![warn(clippy::unwrap_used)]
 
