@@ -7,6 +7,7 @@ mod gate;
 mod ledger;
 mod model;
 mod random;
+mod servers;
 mod wait;
 mod worked;
 
@@ -16,5 +17,6 @@ pub use gate::Gate;
 pub use ledger::{Entry, Extend, Ledger, Settle};
 pub use model::{Func, model};
 pub use random::Random;
+pub use servers::Server;
 pub use wait::{PATIENCE, eventually, stays, within};
 pub use worked::worked;

@@ -1,0 +1,18 @@
+// fauxqs on a loopback port, until standard input ends: serve_fauxqs.mjs PACKAGE PORT [DIRECTORY]
+import { readFileSync } from "node:fs";
+import net from "node:net";
+import { pathToFileURL } from "node:url";
+
+const [folder, port, directory] = process.argv.slice(2);
+
+// fauxqs listens on every interface and cannot be told otherwise.
+const listen = net.Server.prototype.listen;
+net.Server.prototype.listen = function (first, ...rest) {
+    const on = first !== null && typeof first === "object" ? { ...first, host: "127.0.0.1" } : first;
+    return listen.call(this, on, ...rest);
+};
+
+process.stdin.on("end", () => process.exit(0)).resume();
+const { main } = JSON.parse(readFileSync(`${folder}/package.json`, "utf8"));
+const { startFauxqs } = await import(pathToFileURL(`${folder}/${main}`));
+await startFauxqs({ port: Number(port), logger: false, dataDir: directory || undefined });
