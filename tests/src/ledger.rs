@@ -165,7 +165,9 @@ impl Source for Ledger {
             let receipt = Arc::new(Scripted(entry));
             deliveries.push(Delivery { id, attempt: 1, payload, until, meta, receipt });
         }
-        let unsettled = state.delivered.iter().filter(|entry| !lock(entry).is_over()).count();
+        // In the last tenth of its lease a worker may give a job up, and take another.
+        let given_up = |entry: &Entry| entry.is_over() || entry.until <= now + self.0.lease / 10;
+        let unsettled = state.delivered.iter().filter(|entry| !given_up(&lock(entry))).count();
         state.most_unsettled = state.most_unsettled.max(unsettled);
         Ok(deliveries)
     }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
@@ -78,6 +78,12 @@ pub trait Source: Send + 'static {
     /// must come to its end soon after the worker [drains](Phase::Draining).
     fn accepts_ahead(&self) -> bool {
         false
+    }
+
+    /// Called once, when nothing will be received any more: gives back at once what was taken and not handed over. A
+    /// drain waits for it for some seconds. A source around another one passes it on.
+    fn close(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
     }
 }
 
@@ -143,10 +149,25 @@ impl CallOff {
 pub enum Extended {
     /// It goes on until then, counted from before the call.
     Until(Instant),
+    /// It goes on once more and never again, since the source lets nobody hold a job for longer. It is not asked to be
+    /// extended again. A job still at work at `stop` is stopped and rejected, with the time until then to say so.
+    Last {
+        /// When the lease ends, counted from before the call.
+        until: Instant,
+        /// When the job has to stop: before `until`.
+        stop: Instant,
+    },
     /// It was lost: somebody else may have the job. It is dropped and nothing is settled.
     Lost,
     /// The job was called off. It is dropped and nothing is settled.
     Cancelled,
+}
+
+/// Gives back what was taken and not handed over. What cannot be told runs out with its lease.
+pub(crate) async fn give_back(deliveries: impl IntoIterator<Item = Delivery>) {
+    let verdict = Verdict::give_back();
+    let receipts: Vec<_> = deliveries.into_iter().map(|delivery| delivery.receipt).collect();
+    join_all(receipts.iter().map(|receipt| receipt.settle(&verdict))).await;
 }
 
 /// A [`Source`] behind a pointer.
@@ -155,6 +176,7 @@ pub(crate) trait AnySource: Send {
     fn receive(&mut self, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>>>;
     fn start(&mut self, worker: &Vitals) -> Result<()>;
     fn accepts_ahead(&self) -> bool;
+    fn close(&mut self) -> BoxFuture<'_, ()>;
 }
 
 impl<S: Source> AnySource for S {
@@ -172,5 +194,9 @@ impl<S: Source> AnySource for S {
 
     fn accepts_ahead(&self) -> bool {
         Source::accepts_ahead(self)
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(Source::close(self))
     }
 }

@@ -4,7 +4,8 @@
 //! so that a drain can give back the lease of a job that does not stop. It runs on the control thread; jobs run on
 //! the runtime that started the worker.
 
-use std::collections::BTreeMap;
+mod drain;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,29 +17,23 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, debug, info_span, warn};
 
 use super::intake::{Intake, Received};
 use super::job::{Desk, Lease, Outcome, Routes, run};
-use super::leases::{Held, Leases, State};
+use super::leases::{Due, Leases, State};
 use super::report::Report;
 use super::stop::Stop;
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::job::Job;
 use crate::source::vitals::Pulse;
-use crate::source::{AnySource, CallOff, Delivery, Extended, Phase, Receipt};
+use crate::source::{AnySource, CallOff, Delivery, Extended, Receipt};
 use crate::telemetry::{ExtensionOutcome, SourceMeter};
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, judge};
 
-/// How often a drain says who is still running.
-const SAY_WHO: Duration = Duration::from_secs(5);
-/// How long a drain waits for verdicts to be told, after it has given jobs back.
-const SETTLE_WITHIN: Duration = Duration::from_secs(10);
 /// One attempt to tell a verdict.
 const SETTLE_ATTEMPT: Duration = Duration::from_secs(10);
-/// A verdict is told even if the lease has less time left than this.
-const SETTLE_AT_LEAST: Duration = Duration::from_secs(1);
 
 pub(super) struct Control {
     sources: Vec<Intake>,
@@ -58,6 +53,8 @@ pub(super) struct Control {
     receiving: FuturesUnordered<BoxFuture<'static, Received>>,
     renewing: FuturesUnordered<BoxFuture<'static, (u64, Result<Extended>)>>,
     settling: FuturesUnordered<BoxFuture<'static, (u64, Verdict, Result<()>)>>,
+    /// Sources that give back what they took.
+    closing: FuturesUnordered<BoxFuture<'static, ()>>,
     report: Report,
     failure: Option<Error>,
 }
@@ -97,6 +94,7 @@ impl Control {
             receiving: FuturesUnordered::new(),
             renewing: FuturesUnordered::new(),
             settling: FuturesUnordered::new(),
+            closing: FuturesUnordered::new(),
             report: Report::default(),
             failure: None,
         }
@@ -143,6 +141,7 @@ impl Control {
             Some((number, verdict, result)) = self.settling.next() => self.settled(number, &verdict, result),
             Some((number, result)) = self.renewing.next() => self.renewed(number, result),
             Some(received) = self.receiving.next() => self.received(received),
+            Some(()) = self.closing.next() => {}
             () = renewal => self.renew_due(),
         }
     }
@@ -169,7 +168,8 @@ impl Control {
         source.returns(received.adapter);
         match received.result {
             Ok(deliveries) => {
-                source.succeeded(deliveries.is_empty());
+                let ended = source.succeeded(deliveries.is_empty());
+                self.closing.extend(ended.map(closed));
                 for delivery in deliveries {
                     self.begin(received.source, delivery);
                 }
@@ -221,8 +221,7 @@ impl Control {
         };
         held.state = State::Settling;
         let receipt = held.receipt.clone();
-        let left = held.until.saturating_duration_since(Instant::now());
-        let within = left.max(SETTLE_AT_LEAST);
+        let within = held.time_to_tell(Instant::now());
         let mut telling = Box::pin(async move {
             let told = timeout(within, tell(&*receipt, &verdict)).await;
             let told = told.unwrap_or_else(|_| Err(Error::transient("the source did not answer in time")));
@@ -267,7 +266,14 @@ impl Control {
     }
 
     fn renew_due(&mut self) {
-        while let Some((number, within, length)) = self.leases.take_due(Instant::now()) {
+        while let Some(due) = self.leases.take_due(Instant::now()) {
+            let (number, within, length) = match due {
+                Due::Renewal { number, within, length } => (number, within, length),
+                Due::Stop(number) => {
+                    self.stop(number);
+                    continue;
+                }
+            };
             let Some(held) = self.leases.get(number) else {
                 continue;
             };
@@ -298,6 +304,10 @@ impl Control {
                 let grows = self.leases.renewed(now, number, *until);
                 (ExtensionOutcome::Kept, grows || verdict.is_some())
             }
+            Ok(Extended::Last { until, stop }) => {
+                let time = self.leases.renewed_for_good(now, number, *until, *stop);
+                (ExtensionOutcome::Kept, time || verdict.is_some())
+            }
             Ok(Extended::Lost) => (ExtensionOutcome::Lost, false),
             Ok(Extended::Cancelled) => (ExtensionOutcome::Cancelled, false),
             Err(_) => (ExtensionOutcome::Failed, verdict.is_some() || self.leases.not_renewed(now, number)),
@@ -308,6 +318,30 @@ impl Control {
             (true, None) => {}
             (false, ended) => self.lose(number, ended.is_some(), &result),
         }
+    }
+
+    /// The source lets nobody hold the job for longer: it ends, with time left to say so.
+    fn stop(&mut self, number: u64) {
+        // It may have ended this moment.
+        while let Ok(outcome) = self.outcomes.try_recv() {
+            self.ended(outcome);
+        }
+        let Some(held) = self.leases.get(number).filter(|held| matches!(held.state, State::Working)) else {
+            return;
+        };
+        held.job.cancel();
+        if let Some(task) = &held.task {
+            task.abort();
+        }
+        let (stage, minutes) = (held.job.stage(), held.job.received().elapsed().as_secs() / 60);
+        let why = Error::invalid(format_args!(
+            "still in stage `{stage}` after {} h {} min, and its source lets no worker hold a job for longer",
+            minutes / 60,
+            minutes % 60,
+        ));
+        warn!(job = held.job.id(), stage, error = %why, "job stopped");
+        let verdict = judge(Err(why), held.job.id(), held.job.attempt(), self.desk.max_attempts);
+        self.settle(number, verdict);
     }
 
     /// The source has called the job off.
@@ -348,102 +382,11 @@ impl Control {
             self.forget(number);
         }
     }
+}
 
-    /// Stops taking jobs, waits for those there are, gives back the rest, and waits for the verdicts to be told.
-    async fn drain(mut self, mut stop: Stop) -> End {
-        self.pulse.set(Phase::Draining);
-        // Receives under way end with that, unless jobs are still to come of them; so do idle sources.
-        self.sources.iter_mut().for_each(Intake::drain);
-        let fatal = self.failure.as_ref().is_some_and(|why| why.fault() == Fault::Fatal);
-        if self.leases.len() > 0 || self.accepts_ahead() {
-            let grace = if fatal { Duration::ZERO } else { self.grace };
-            info!(jobs = self.leases.len(), ?grace, "draining: no more jobs are taken");
-            let patience = self.wait_for_jobs(grace);
-            tokio::select! {
-                () = patience => {}
-                () = stop.told(2) => info!("told to stop again: not waiting for jobs"),
-            }
-        }
-        self.receiving.clear();
-        self.sources.iter_mut().for_each(Intake::close);
-        // Those that ended meanwhile are done, not given back.
-        while let Ok(outcome) = self.outcomes.try_recv() {
-            self.ended(outcome);
-        }
-        self.give_back();
-        let told = timeout(SETTLE_WITHIN, self.wait_for_verdicts()).await;
-        if told.is_err() {
-            warn!(
-                jobs = self.settling.len(),
-                "some verdicts were not told in time; their jobs will be delivered again"
-            );
-        }
-        End { report: self.report, failure: self.failure }
-    }
-
-    async fn wait_for_jobs(&mut self, grace: Duration) {
-        let end = Instant::now() + grace;
-        let mut say = Instant::now() + SAY_WHO;
-        while (self.leases.len() > 0 || self.accepts_ahead()) && Instant::now() < end {
-            self.receive_more();
-            tokio::select! {
-                () = self.step() => {}
-                () = sleep_until(end) => return,
-                () = sleep_until(say) => {
-                    info!(still_running = %self.who(), "draining");
-                    say += SAY_WHO;
-                }
-            }
-        }
-    }
-
-    /// Whether a source has still to hand over what it has accepted.
-    fn accepts_ahead(&self) -> bool {
-        self.sources.iter().any(Intake::has_accepted)
-    }
-
-    /// Who is still running: how many jobs in each stage, and the age of the oldest.
-    fn who(&self) -> String {
-        let mut stages: BTreeMap<&str, (usize, Duration)> = BTreeMap::new();
-        for held in self.leases.iter() {
-            let (count, oldest) = stages.entry(held.job.stage()).or_default();
-            *count += 1;
-            *oldest = (*oldest).max(held.job.received().elapsed());
-        }
-        let say = |(stage, (count, oldest)): (_, &(usize, Duration))| {
-            format!("{count} in {stage} (oldest {:.1} s)", oldest.as_secs_f64())
-        };
-        stages.iter().map(|(stage, jobs)| say((stage, jobs))).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Cancels what still runs and gives its lease back without waiting for it.
-    fn give_back(&mut self) {
-        if self.leases.len() > 0 {
-            info!(jobs = self.leases.len(), running = %self.who(), "giving back what is not done");
-        }
-        for number in self.leases.numbers() {
-            let Some(held) = self.leases.get(number) else {
-                continue;
-            };
-            held.job.cancel();
-            if let Some(task) = &held.task {
-                task.abort();
-            }
-            match &mut held.state {
-                State::Working => self.settle(number, Verdict::give_back()),
-                State::Renewing(verdict) => drop(verdict.get_or_insert_with(Verdict::give_back)),
-                State::Settling | State::Lost => {}
-            }
-        }
-    }
-
-    /// Until every verdict is told and, since they were aborted, the jobs have ended.
-    async fn wait_for_verdicts(&mut self) {
-        let waits = |held: &Held| !matches!(held.state, State::Lost) || held.task.is_some();
-        while self.leases.iter().any(waits) {
-            self.step().await;
-        }
-    }
+/// Lets a source give back what it took.
+fn closed(mut adapter: Box<dyn AnySource>) -> BoxFuture<'static, ()> {
+    Box::pin(async move { adapter.close().await })
 }
 
 /// Tells a verdict, again after each failure, with pauses that double.

@@ -88,12 +88,10 @@ impl Intake {
         self.idle = Some(adapter);
     }
 
-    /// It has answered; with nothing, it is at its end.
-    pub(super) fn succeeded(&mut self, empty: bool) {
+    /// It has answered; with nothing, it is at its end, and to be closed.
+    pub(super) fn succeeded(&mut self, empty: bool) -> Option<Box<dyn AnySource>> {
         self.pause = None;
-        if empty {
-            self.end();
-        }
+        if empty { self.end() } else { None }
     }
 
     /// It is asked again after a pause that grows.
@@ -107,20 +105,20 @@ impl Intake {
         }
     }
 
-    /// The worker drains: idle, it is at its end, unless jobs are still to come of it.
-    pub(super) fn drain(&mut self) {
-        if self.is_idle() && !self.accepts_ahead {
-            self.end();
-        }
+    /// The worker drains: idle, it is at its end, and to be closed, unless jobs are still to come of it.
+    pub(super) fn drain(&mut self) -> Option<Box<dyn AnySource>> {
+        if self.accepts_ahead { None } else { self.end() }
     }
 
-    /// Nothing is received any more.
-    pub(super) fn close(&mut self) {
-        self.idle = None;
+    /// Nothing is received any more: what is to be closed.
+    pub(super) fn close(&mut self) -> Option<Box<dyn AnySource>> {
+        self.idle.take()
     }
 
-    fn end(&mut self) {
-        self.idle = None;
-        self.ended = true;
+    /// A receive that is under way ends by itself.
+    fn end(&mut self) -> Option<Box<dyn AnySource>> {
+        let adapter = self.idle.take();
+        self.ended |= adapter.is_some();
+        adapter
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure bookkeeping with time handed in. A lease is renewed at a third of its length; an attempt may take a sixth,
 //! so that at least three fit. Shortly before its end by the worker's own clock ([`margin`]) a lease that could not
-//! be renewed counts as lost, and its job stops: somebody else may have it by then.
+//! be renewed counts as lost, and its job stops: somebody else may have it by then. Nothing is told after that either.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -31,6 +31,17 @@ pub(super) struct Held {
     pub(super) state: State,
     length: Duration,
     due: Option<Instant>,
+    /// It is not renewed any more: when it is due, its job stops.
+    last: bool,
+}
+
+/// What is due.
+#[derive(Debug, PartialEq)]
+pub(super) enum Due {
+    /// A renewal: how long the attempt may take, and how long the lease shall last.
+    Renewal { number: u64, within: Duration, length: Duration },
+    /// The end of a job whose lease was renewed for the last time.
+    Stop(u64),
 }
 
 pub(super) enum State {
@@ -47,6 +58,13 @@ pub(super) enum State {
 /// How long before a lease's end its job stops.
 pub(super) fn margin(length: Duration) -> Duration {
     (length / 10).min(Duration::from_secs(2))
+}
+
+impl Held {
+    /// How long something may still be told under this lease.
+    pub(super) fn time_to_tell(&self, now: Instant) -> Duration {
+        self.until.saturating_duration_since(now).saturating_sub(margin(self.length))
+    }
 }
 
 impl Leases {
@@ -69,7 +87,8 @@ impl Leases {
     ) -> u64 {
         self.numbers += 1;
         let length = until.saturating_duration_since(now);
-        let held = Held { source, job, receipt, until, task: None, state: State::Working, length, due: None };
+        let held =
+            Held { source, job, receipt, until, task: None, state: State::Working, length, due: None, last: false };
         self.held.insert(self.numbers, held);
         self.renew_at(self.numbers, now + length / 3);
         self.numbers
@@ -97,18 +116,21 @@ impl Leases {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// A lease whose renewal is due, with how long the attempt may take and how long the lease shall last. Taken
-    /// out, it is due again only when [`renewed`](Leases::renewed) or [`not_renewed`](Leases::not_renewed) says so.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<(u64, Duration, Duration)> {
+    /// What is due. A lease whose renewal was taken out is due again only when [`renewed`](Leases::renewed),
+    /// [`renewed_for_good`](Leases::renewed_for_good) or [`not_renewed`](Leases::not_renewed) says so.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Due> {
         let &(at, number) = self.due.first()?;
         if at > now {
             return None;
         }
         self.forget_renewal(number);
         let held = self.held.get_mut(&number)?;
+        if held.last {
+            return Some(Due::Stop(number));
+        }
         held.state = State::Renewing(None);
-        let left = held.until.saturating_duration_since(now).saturating_sub(margin(held.length));
-        Some((number, left.min(held.length / 6), held.length))
+        let within = held.time_to_tell(now).min(held.length / 6);
+        Some(Due::Renewal { number, within, length: held.length })
     }
 
     /// After a successful attempt: whether it gained any time. A lease with a limit as a whole stops growing.
@@ -122,6 +144,19 @@ impl Leases {
             return false;
         }
         self.renew_at(number, now + left / 3);
+        true
+    }
+
+    /// After the last attempt of all: whether there is time left to stop the job in.
+    pub(super) fn renewed_for_good(&mut self, now: Instant, number: u64, until: Instant, stop: Instant) -> bool {
+        let Some(held) = self.held.get_mut(&number) else {
+            return false;
+        };
+        (held.until, held.last) = (until, true);
+        if held.time_to_tell(now).is_zero() {
+            return false;
+        }
+        self.renew_at(number, stop);
         true
     }
 

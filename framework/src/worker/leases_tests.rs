@@ -38,7 +38,9 @@ async fn renewed_at_a_third_with_time_for_three_attempts() {
     advance(LEASE / 3).await;
     let mut attempts = 0;
     loop {
-        let (due, within, length) = leases.take_due(Instant::now()).expect("it is due");
+        let Some(Due::Renewal { number: due, within, length }) = leases.take_due(Instant::now()) else {
+            panic!("a renewal is due");
+        };
         assert_eq!((due, length), (number, LEASE));
         assert!(within <= LEASE / 6, "an attempt takes at most a sixth");
         attempts += 1;
@@ -83,4 +85,25 @@ async fn a_lease_that_does_not_grow_counts_as_lost_at_its_margin() {
         }
     }
     assert!(end - Instant::now() <= margin(LEASE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_renewed_for_the_last_time_is_due_once_more_and_that_is_its_jobs_end() {
+    let mut leases = Leases::new();
+    let number = enter(&mut leases);
+    advance(LEASE / 3).await;
+    leases.take_due(Instant::now()).expect("it is due");
+    let (stop, until) = (Instant::now() + LEASE, Instant::now() + 2 * LEASE);
+    assert!(leases.renewed_for_good(Instant::now(), number, until, stop));
+    assert_eq!(leases.next_due(), Some(stop), "it is not renewed before");
+    advance(LEASE).await;
+    assert_eq!(leases.take_due(Instant::now()), Some(Due::Stop(number)));
+    let held = leases.get(number).expect("it is held");
+    assert_eq!(held.time_to_tell(Instant::now()), LEASE - margin(LEASE));
+    // Too late to be of use.
+    let late = enter(&mut leases);
+    advance(LEASE / 3).await;
+    leases.take_due(Instant::now()).expect("it is due");
+    let until = Instant::now() + margin(LEASE);
+    assert!(!leases.renewed_for_good(Instant::now(), late, until, until));
 }

@@ -23,7 +23,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::folder::Folder;
-use super::{Delivery, Phase, Queue, Source, Vitals};
+use super::{Delivery, Phase, Queue, Source, Vitals, give_back};
 use crate::error::{Context, Fault, Result};
 use crate::store::{self, Store};
 use crate::verdict::Verdict;
@@ -203,6 +203,13 @@ impl<S: Source> Source for Deferred<S> {
         let count = max.min(self.ready.len());
         Ok(self.ready.drain(..count).collect())
     }
+
+    async fn close(&mut self) {
+        let left: Vec<_> = self.taken.drain(..).chain(self.ready.drain(..)).collect();
+        give_back(left).await;
+        self.queue.close().await;
+        while self.chores.join_next().await.is_some() {}
+    }
 }
 
 impl<S> Drop for Deferred<S> {
@@ -212,12 +219,7 @@ impl<S> Drop for Deferred<S> {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        runtime.spawn(async move {
-            for delivery in left {
-                // If it cannot be told, its lease will run out.
-                let _ = delivery.receipt.settle(&Verdict::give_back()).await;
-            }
-        });
+        runtime.spawn(give_back(left));
     }
 }
 

@@ -85,7 +85,7 @@ impl Ticket {
     /// Whoever has lost the job to another must not end it, and whoever has it needs time to.
     async fn keep(&self) -> Result<()> {
         match self.receipt.extend(TO_SETTLE).await? {
-            Extended::Until(_) => Ok(()),
+            Extended::Until(_) | Extended::Last { .. } => Ok(()),
             Extended::Lost | Extended::Cancelled => {
                 let id = &self.id;
                 Err(Error::invalid(format_args!("the lease of job `{id}` has ended; it was not settled")))

@@ -19,10 +19,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::{Delivery, Source};
+use super::{Delivery, Source, give_back};
 use crate::error::{Context, Error, Result};
 use crate::store;
-use crate::verdict::Verdict;
 pub use queue::FolderQueue;
 use scan::Scanner;
 
@@ -152,25 +151,28 @@ impl Folder {
         self.scanner = Some(Scanner::new(self.shared.clone()));
         self
     }
+
+    /// Claims nothing more; the future gives back what was claimed and not given out.
+    fn leave(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        let (looking, mut claimed) = (self.looking.take(), std::mem::take(&mut self.claimed));
+        async move {
+            if let Some(Ok((_, Ok(found)))) = futures_util::future::OptionFuture::from(looking).await {
+                claimed.extend(found);
+            }
+            give_back(claimed).await;
+        }
+    }
 }
 
 impl Drop for Folder {
     /// Claims nothing more, and gives back what was claimed and not given out.
     fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::Relaxed);
-        let (looking, mut claimed) = (self.looking.take(), std::mem::take(&mut self.claimed));
+        let left = self.leave();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        runtime.spawn(async move {
-            if let Some(Ok((_, Ok(found)))) = futures_util::future::OptionFuture::from(looking).await {
-                claimed.extend(found);
-            }
-            for delivery in claimed {
-                // If it cannot be told, its lease will run out.
-                let _ = delivery.receipt.settle(&Verdict::give_back()).await;
-            }
-        });
+        runtime.spawn(left);
     }
 }
 
@@ -203,6 +205,10 @@ impl Source for Folder {
         }
         let count = max.min(self.claimed.len());
         Ok(self.claimed.drain(..count).collect())
+    }
+
+    async fn close(&mut self) {
+        self.leave().await;
     }
 }
 
