@@ -12,6 +12,12 @@
 //! | `FOREBAY_HTTP_DEADLINE` | 95 | seconds within which a request is answered, 1 to 86400 |
 //! | `FOREBAY_HTTP_BODY` | 10485760 | the largest body in bytes, up to 1 GiB |
 //! | `FOREBAY_HTTP_KEYS` | none | keys that callers must know one of, with commas between |
+//! | `FOREBAY_SQS_QUEUE` | must be set for `Sqs` | the queue's URL |
+//! | `FOREBAY_SQS_REGION` | that of the URL, or AWS's own | the queue's region |
+//! | `FOREBAY_SQS_ENDPOINT` | where the URL says | where the service is, as a URL |
+//! | `FOREBAY_SQS_LEASE` | 300 | seconds that a message is hidden unless it is extended, 1 to 3600 |
+//! | `FOREBAY_SQS_WAIT` | 20 | seconds that the queue waits for messages, 0 to 20 |
+//! | `FOREBAY_SQS_DEAD_LETTERS` | as the queue's redrive policy says | where rejected jobs go, as a URL; `none` drops them |
 //! | `FOREBAY_WEBHOOK_SECRETS` | none | secrets that webhooks are signed with, `whsec_...`, with commas between |
 
 use std::time::Duration;
@@ -90,6 +96,40 @@ impl HttpConfig {
     }
 }
 
+/// The settings of the source `Sqs`.
+#[cfg(feature = "sqs")]
+pub(crate) struct SqsConfig {
+    pub(crate) queue: String,
+    pub(crate) region: Option<String>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) lease: Duration,
+    pub(crate) wait: Duration,
+    pub(crate) dead_letters: Option<String>,
+}
+
+#[cfg(feature = "sqs")]
+impl SqsConfig {
+    pub(crate) fn from_env() -> Result<Self> {
+        Self::from(|key| std::env::var(key).ok())
+    }
+
+    fn from(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let text = |key: &str| get(key).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let seconds = |key: &str, least: u64, most: u64, default: u64| -> Result<Duration> {
+            Ok(Duration::from_secs(number(&get, key, least, most)?.unwrap_or(default)))
+        };
+        let missing = || Error::invalid("FOREBAY_SQS_QUEUE is not set; it should be the URL of the queue of jobs");
+        Ok(SqsConfig {
+            queue: text("FOREBAY_SQS_QUEUE").ok_or_else(missing)?,
+            region: text("FOREBAY_SQS_REGION"),
+            endpoint: text("FOREBAY_SQS_ENDPOINT"),
+            lease: seconds("FOREBAY_SQS_LEASE", 1, 3600, 300)?,
+            wait: seconds("FOREBAY_SQS_WAIT", 0, 20, 20)?,
+            dead_letters: text("FOREBAY_SQS_DEAD_LETTERS"),
+        })
+    }
+}
+
 /// The secrets that webhooks are signed with.
 #[cfg(feature = "webhook")]
 pub(crate) fn webhook_secrets() -> Vec<String> {
@@ -138,6 +178,17 @@ mod tests {
         };
         assert_eq!(config.unwrap(), expected);
         assert_eq!(Config::default().with(|_| None).unwrap(), Config::default());
+    }
+
+    #[cfg(feature = "sqs")]
+    #[test]
+    fn a_queue_must_be_named() {
+        let why = SqsConfig::from(|_| None).err().unwrap().to_string();
+        assert_eq!(why, "FOREBAY_SQS_QUEUE is not set; it should be the URL of the queue of jobs");
+        let named = |key: &str| (key == "FOREBAY_SQS_QUEUE").then(|| " http://localhost/1/q ".to_owned());
+        let config = SqsConfig::from(named).unwrap();
+        assert_eq!((config.queue.as_str(), config.region), ("http://localhost/1/q", None));
+        assert_eq!((config.lease, config.wait), (Duration::from_secs(300), Duration::from_secs(20)));
     }
 
     #[test]

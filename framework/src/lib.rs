@@ -37,6 +37,7 @@
 //! * `telemetry` (default): [`telemetry::init`], a log subscriber and a metrics recorder that can be read back.
 //! * `http`: the sources `Http`, a server whose requests are jobs, and `Deferred`, jobs whose callers do not wait.
 //! * `openapi`: `Http` with `GET /openapi.json`, which describes the service by your own types.
+//! * `sqs`: the source `Sqs`, queues of Amazon SQS.
 //! * `webhook`: signed messages to URLs that others name, kept out of your network.
 //! * `sqs`: Amazon SQS.
 //! * `testing`: conformance suites for your own sources and stores, and with `sqs` a fake SQS.

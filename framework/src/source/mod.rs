@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | [`Memory`](memory::Memory) | real expiry | yes | refused |
 //! | [`Folder`](folder::Folder) | a claim file's age | yes | refused |
+//! | `Sqs` (feature `sqs`) | a visibility timeout, 11 h 45 min in all | yes, those given back too | refused where the queue can tell, else without effect |
 //! | `Deferred` (feature `http`) | its queue's | its queue's | told once: the first end stands |
 //! | `Http` (feature `http`) | until the caller's deadline, or until it has gone | no: the caller tries again | ignored: nobody waits |
 //!
@@ -15,6 +16,8 @@ pub mod folder;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod memory;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 pub(crate) mod vitals;
 
 use std::future::Future;

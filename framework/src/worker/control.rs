@@ -404,3 +404,8 @@ async fn tell(receipt: &dyn Receipt, verdict: &Verdict) -> Result<()> {
         pause = (pause * 2).min(SETTLE_ATTEMPT);
     }
 }
+
+#[cfg(test)]
+#[cfg(all(feature = "testing", feature = "sqs"))]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

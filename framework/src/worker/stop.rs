@@ -32,6 +32,13 @@ impl Stop {
         Ok(Stop(stop))
     }
 
+    /// For tests: told by hand.
+    #[cfg(all(test, feature = "testing", feature = "sqs"))]
+    pub(super) fn by_hand() -> (watch::Sender<u32>, Self) {
+        let (heard, stop) = watch::channel(0);
+        (heard, Stop(stop))
+    }
+
     /// Waits until so many signals were heard.
     pub(super) async fn told(&mut self, times: u32) {
         if self.0.wait_for(|heard| *heard >= times).await.is_err() {

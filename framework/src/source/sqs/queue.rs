@@ -1,0 +1,116 @@
+//! The way onto the queue: each job in an envelope of its own, and its body in a bucket where it is too large.
+//!
+//! A standard queue may take a job twice if it is put there twice; a FIFO queue takes it once within 5 minutes. Jobs are
+//! put from any runtime, and each has a client of its own.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use sha2::{Digest, Sha256};
+use tokio::runtime::{Handle, Id};
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::broker::{Broker, Letter};
+use super::envelope;
+use super::letter::{SAFE, attribute};
+use super::objects::SIZE_ATTRIBUTE;
+use super::settings::Settings;
+use crate::error::{Context, Fault, Result};
+use crate::source::Queue;
+
+/// How often it is tried to put a job on the queue.
+const ATTEMPTS: u32 = 3;
+/// The pause after the first attempt; it doubles.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Clients that are kept: there are two runtimes in a worker, but many over time in a test.
+const CLIENTS: usize = 4;
+
+/// Puts jobs on a queue of SQS. Cheap to clone.
+///
+/// Where a job of its id waits or is at work, a FIFO queue drops another one within 5 minutes; a standard queue cannot
+/// tell, and delivers both. In a FIFO queue every job is a group of its own.
+#[derive(Clone)]
+pub struct SqsQueue(Arc<Shared>);
+
+struct Shared {
+    settings: Settings,
+    given: Option<aws_sdk_sqs::Client>,
+    /// By the runtime that their connections are on, the newest last. An async mutex: whoever comes first connects.
+    brokers: Mutex<VecDeque<(Id, Broker)>>,
+}
+
+impl SqsQueue {
+    pub(super) fn new(settings: Settings, given: Option<aws_sdk_sqs::Client>) -> Self {
+        SqsQueue(Arc::new(Shared { settings, given, brokers: Mutex::default() }))
+    }
+
+    async fn put(&self, id: &str, payload: &[u8]) -> Result<()> {
+        let broker = self.0.broker().await?;
+        let letter = self.0.letter(id, payload, broker.is_fifo()).await?;
+        let mut pause = PAUSE;
+        for _ in 1..ATTEMPTS {
+            match broker.send(letter.clone()).await {
+                Err(why) if why.fault() == Fault::Transient => {
+                    debug!(job = id, error = %why, ?pause, "a job could not be put on the queue");
+                }
+                sent => return sent,
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+        broker.send(letter).await
+    }
+}
+
+impl Shared {
+    async fn broker(&self) -> Result<Broker> {
+        let runtime = Handle::current().id();
+        let mut brokers = self.brokers.lock().await;
+        if let Some((_, broker)) = brokers.iter().find(|(id, _)| *id == runtime) {
+            return Ok(broker.clone());
+        }
+        let broker = match &self.given {
+            Some(sdk) => Broker::new(sdk.clone(), &self.settings.queue),
+            None => Broker::connect(&self.settings).await?,
+        };
+        if brokers.len() == CLIENTS {
+            brokers.pop_front();
+        }
+        brokers.push_back((runtime, broker.clone()));
+        Ok(broker)
+    }
+
+    async fn letter(&self, id: &str, payload: &[u8], fifo: bool) -> Result<Letter> {
+        let sealed = envelope::seal(id, payload)?;
+        // An id may be longer than a group's name, and hold what that may not.
+        let name = digest(id);
+        let mut attributes = HashMap::new();
+        let objects = &self.settings.objects;
+        let body = if sealed.len() > SAFE && objects.take_bodies() {
+            attributes.insert(SIZE_ATTRIBUTE.to_owned(), attribute("Number", sealed.len().to_string())?);
+            // The same job under the same key, so that a second attempt leaves nothing behind.
+            let key = format!("bodies/{}", digest(&sealed));
+            objects.put_body(key, Bytes::from(sealed)).await.with_context(|| format!("the body of job `{id}`"))?
+        } else {
+            sealed
+        };
+        Ok(Letter { body, attributes, fifo: fifo.then(|| (name.clone(), name)) })
+    }
+}
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Queue for SqsQueue {
+    fn push<'a>(&'a self, id: &'a str, payload: Bytes) -> BoxFuture<'a, Result<()>> {
+        Box::pin(
+            async move { self.put(id, &payload).await.with_context(|| format!("putting job `{id}` on the queue")) },
+        )
+    }
+}
