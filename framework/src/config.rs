@@ -8,6 +8,8 @@
 //! | `FOREBAY_MAX_ATTEMPTS` | 5 | failures before a job is rejected, at least 1 |
 //! | `FOREBAY_MEMORY` | no bound | bytes that jobs may hold together in a pipeline, at least 1 |
 //! | `FOREBAY_STAGES` | none | stage sizes, as in `fetch.limit=32 embed.items=16` |
+//! | `FOREBAY_SUPERVISE` | as process 1 | `1` or `0`: whether `Worker::run` works in a child and watches over it |
+//! | `FOREBAY_WITNESS` | `forebay` among the temporary files | the folder in which a process keeps which jobs it has |
 //! | `PORT` | 8080 | where `Http` listens |
 //! | `FOREBAY_HTTP_DEADLINE` | 95 | seconds within which a request is answered, 1 to 86400 |
 //! | `FOREBAY_HTTP_BODY` | 10485760 | the largest body in bytes, up to 1 GiB |
@@ -20,6 +22,7 @@
 //! | `FOREBAY_SQS_DEAD_LETTERS` | as the queue's redrive policy says | where rejected jobs go, as a URL; `none` drops them |
 //! | `FOREBAY_WEBHOOK_SECRETS` | none | secrets that webhooks are signed with, `whsec_...`, with commas between |
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -63,8 +66,32 @@ impl Config {
         if let Some(attempts) = number("FOREBAY_MAX_ATTEMPTS", 1, u32::MAX.into())? {
             self.max_attempts = attempts as u32;
         }
+        // Read where it is needed, before there are settings; here it is only checked.
+        number("FOREBAY_SUPERVISE", 0, 1)?;
         Ok(self)
     }
+}
+
+/// Where a process keeps which jobs it has, for whoever finds it dead.
+pub(crate) fn witness() -> PathBuf {
+    let set = std::env::var_os("FOREBAY_WITNESS").filter(|folder| !folder.is_empty());
+    set.map_or_else(|| std::env::temp_dir().join("forebay"), PathBuf::from)
+}
+
+/// What a supervisor sets for its child: its own process number, so that no grandchild takes it for its own.
+pub(crate) const SUPERVISOR: &str = "FOREBAY_SUPERVISOR";
+
+/// The number of the supervisor whose child this process is.
+pub(crate) fn supervisor() -> Option<u32> {
+    let parent = std::os::unix::process::parent_id();
+    let set = std::env::var(SUPERVISOR).ok()?;
+    (set == parent.to_string()).then_some(parent)
+}
+
+/// Whether this process is to be a supervisor: as it is told, or as the first process of a container.
+pub(crate) fn supervises() -> Result<bool> {
+    let told = number(|key| std::env::var(key).ok(), "FOREBAY_SUPERVISE", 0, 1)?;
+    Ok(supervisor().is_none() && told.map_or(std::process::id() == 1, |told| told == 1))
 }
 
 /// The settings of the source `Http`.
@@ -166,6 +193,7 @@ mod tests {
                 "FOREBAY_GRACE" => " 9 ".to_owned(),
                 "FOREBAY_MAX_ATTEMPTS" => "2".to_owned(),
                 "FOREBAY_MEMORY" => "1000".to_owned(),
+                "FOREBAY_SUPERVISE" => "1".to_owned(),
                 _ => "a.limit=3".to_owned(),
             })
         });

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::source::Receipt;
+use crate::source::{Receipt, Watch};
 
 /// How soon a job wants its turn. Within a queue a job's turn is its arrival plus its class's budget, so that work
 /// of a lower class waits longer but is never starved.
@@ -79,6 +79,7 @@ struct Inner {
     stage: Mutex<&'static str>,
     bytes: AtomicUsize,
     timings: Option<Arc<Timings>>,
+    watch: Option<Arc<dyn Watch>>,
 }
 
 /// How long each stage made a job wait, and worked on it, in the order in which they were done. A mutex, because
@@ -117,6 +118,7 @@ impl Job {
         receipt: Option<Arc<dyn Receipt>>,
     ) -> Self {
         let timings = receipt.as_ref().and_then(|receipt| receipt.timings());
+        let watch = receipt.as_ref().and_then(|receipt| receipt.watch());
         Job(Arc::new(Inner {
             id,
             attempt,
@@ -127,6 +129,7 @@ impl Job {
             stage: Mutex::new("start"),
             bytes: AtomicUsize::new(0),
             timings,
+            watch,
         }))
     }
 
@@ -185,6 +188,13 @@ impl Job {
         }
     }
 
+    /// To be held by a thread while it works on the job, if anybody is to know.
+    pub(crate) fn at_work(&self) -> Option<AtWork> {
+        let watch = self.0.watch.clone()?;
+        watch.works();
+        Some(AtWork(watch))
+    }
+
     pub(crate) fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::Relaxed);
     }
@@ -199,6 +209,15 @@ impl Job {
     }
 }
 
+/// A thread works on a job; dropped, it does not any more.
+pub(crate) struct AtWork(Arc<dyn Watch>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.rests();
+    }
+}
+
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Job")
@@ -206,5 +225,102 @@ impl fmt::Debug for Job {
             .field("attempt", &self.0.attempt)
             .field("stage", &self.stage())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::source::Extended;
+    use crate::{Batching, Error, Model, Pipeline, Result, Verdict};
+
+    /// Writes down what it is told, and what stages do.
+    #[derive(Clone, Default)]
+    struct Notes(Arc<Mutex<Vec<&'static str>>>);
+
+    impl Notes {
+        fn note(&self, what: &'static str) {
+            self.0.lock().unwrap().push(what);
+        }
+
+        /// A device's thread answers before it turns to others.
+        async fn are(&self, expected: &[&'static str]) {
+            let begun = Instant::now();
+            while self.0.lock().unwrap().len() < expected.len() {
+                assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", self.0.lock().unwrap());
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(std::mem::take(&mut *self.0.lock().unwrap()), expected);
+        }
+    }
+
+    impl Watch for Notes {
+        fn works(&self) {
+            self.note("works");
+        }
+
+        fn rests(&self) {
+            self.note("rests");
+        }
+    }
+
+    impl Receipt for Notes {
+        fn extend(&self, _: Duration) -> BoxFuture<'_, Result<Extended>> {
+            Box::pin(async { Ok(Extended::Lost) })
+        }
+
+        fn settle<'a>(&'a self, _: &'a Verdict) -> BoxFuture<'a, Result<()>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn watch(&self) -> Option<Arc<dyn Watch>> {
+            Some(Arc::new(self.clone()))
+        }
+    }
+
+    struct Picky(Notes);
+
+    impl Model for Picky {
+        type Input = u32;
+        type Output = u32;
+
+        fn infer(&mut self, inputs: &[u32]) -> Result<Vec<u32>> {
+            self.0.note("infer");
+            match inputs {
+                [1] => Ok(vec![1]),
+                _ => Err(Error::failed("only one, and only 1")),
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_watches_a_job_knows_of_it_before_and_after_each_thread() {
+        let notes = Notes::default();
+        let job = |notes: &Notes| Job::delivered("job".into(), 1, Meta::default(), Some(Arc::new(notes.clone())));
+        let in_cpu = notes.clone();
+        let pipeline = Pipeline::new().cpu("cpu", 1, move |_, items: Vec<u32>| {
+            in_cpu.note("cpu");
+            assert!(items.len() < 3, "it panics");
+            Ok(((), items))
+        });
+        let model = notes.clone();
+        let running =
+            pipeline.gpu_each("gpu", Batching::items(4), move || Ok(Picky(model.clone()))).start().await.unwrap();
+
+        running.call_as(&job(&notes), vec![1]).await.unwrap();
+        notes.are(&["works", "cpu", "rests", "works", "infer", "rests"]).await;
+        // A batch that failed is run again item by item, and the job is at work all the while.
+        running.call_as(&job(&notes), vec![1, 2]).await.unwrap_err();
+        // Of each item in the batch.
+        let on_the_device = ["works", "works", "infer", "infer", "infer", "rests", "rests"];
+        notes.are(&["works", "cpu", "rests"].into_iter().chain(on_the_device).collect::<Vec<_>>()).await;
+        running.call_as(&job(&notes), vec![1, 2, 3]).await.unwrap_err();
+        notes.are(&["works", "cpu", "rests"]).await;
+        // One that nobody watches.
+        running.call(vec![1]).await.unwrap();
+        notes.are(&["cpu", "infer"]).await;
     }
 }

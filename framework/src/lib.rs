@@ -59,6 +59,7 @@ pub mod testing;
 mod verdict;
 #[cfg(feature = "webhook")]
 pub mod webhook;
+mod witness;
 mod worker;
 
 pub use error::{Classify, Context, DeadlinePassed, Error, Fault, Result};

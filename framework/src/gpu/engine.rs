@@ -14,6 +14,7 @@ use super::batching::Batching;
 use super::collator::{Collator, Prepared, collate};
 use super::{Answers, Call, ModelInbox, Waiter};
 use crate::error::{Error, Fault, Result};
+use crate::job::Job;
 use crate::model::{Admit, Collated, Model};
 use crate::pipeline::outlook::Forecast;
 use crate::pool::panic::{Failure, fence};
@@ -142,6 +143,9 @@ impl<M: Model> Engine for ModelEngine<M> {
             }
         }
         let entered = span.enter();
+        // Until every item has its answer, those that are run alone too.
+        let jobs = self.batcher.replies(&batch.origins).map(|waiter| &waiter.caller.job);
+        let _at_work: Vec<_> = jobs.filter_map(Job::at_work).collect();
         let outputs = self.infer(&batch.inputs, collated);
         let ended = Instant::now();
         let took = ended - started;

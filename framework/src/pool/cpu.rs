@@ -102,6 +102,7 @@ fn serve<A: Send + 'static, B: Send + 'static>(
         let started = Instant::now();
         let output = {
             let _entered = span.entered();
+            let _at_work = job.at_work();
             fence(|| f(&job, input)).map_err(|failure| failure.into_error())
         };
         let ended = Instant::now();

@@ -5,13 +5,16 @@
 //! | [`Memory`](memory::Memory) | real expiry | yes | refused |
 //! | [`Folder`](folder::Folder) | a claim file's age | yes | refused |
 //! | `Sqs` (feature `sqs`) | a visibility timeout, 11 h 45 min in all | yes, those given back too | refused where the queue can tell, else without effect |
+//! | [`Committed`](committed::Committed) | its source's | its source's | refused; the first end stands |
 //! | `Deferred` (feature `http`) | its queue's | its queue's | told once: the first end stands |
 //! | `Http` (feature `http`) | until the caller's deadline, or until it has gone | no: the caller tries again | ignored: nobody waits |
 //!
 //! An adapter's conformance is checked by `forebay::testing::source`, which the memory source passes first.
 
+pub mod committed;
 #[cfg(feature = "http")]
 pub mod deferred;
+pub(crate) mod ends;
 pub mod folder;
 #[cfg(feature = "http")]
 pub mod http;
@@ -83,6 +86,12 @@ pub trait Source: Send + 'static {
         false
     }
 
+    /// For a source that tells crashes from losses: writes down the crashes of this worker's processes that have died
+    /// on this machine. It is called in a process that does nothing else, and may be called again after an error.
+    fn crashes(&mut self) -> Option<BoxFuture<'_, Result<()>>> {
+        None
+    }
+
     /// Called once, when nothing will be received any more: gives back at once what was taken and not handed over. A
     /// drain waits for it for some seconds. A source around another one passes it on.
     fn close(&mut self) -> impl Future<Output = ()> + Send {
@@ -129,6 +138,26 @@ pub trait Receipt: Send + Sync + 'static {
 
     /// Hands a partial result on. Must not block; ignored unless the source has somebody to tell.
     fn emit(&self, _event: Event) {}
+
+    /// Who is to know when threads work on the job, for sources that keep account of who was at work when a process
+    /// died.
+    fn watch(&self) -> Option<Arc<dyn Watch>> {
+        None
+    }
+}
+
+/// Is told when threads work on a job: those of CPU stages, and a device's while the job has items in its batch. Called
+/// on those threads, so it must be quick.
+pub trait Watch: Send + Sync + 'static {
+    /// A thread begins to work on the job, before anything is done for it.
+    fn works(&self);
+    /// The thread has ended its work on it.
+    fn rests(&self);
+}
+
+/// How long before a lease's end, of so long a lease, nothing is done for it any more: somebody else may have it soon.
+pub(crate) fn margin(length: Duration) -> Duration {
+    (length / 10).min(Duration::from_secs(2))
 }
 
 /// The way to call one job off.
@@ -180,6 +209,7 @@ pub(crate) trait AnySource: Send {
     fn start(&mut self, worker: &Vitals) -> Result<()>;
     fn accepts_ahead(&self) -> bool;
     fn close(&mut self) -> BoxFuture<'_, ()>;
+    fn crashes(&mut self) -> Option<BoxFuture<'_, Result<()>>>;
 }
 
 impl<S: Source> AnySource for S {
@@ -197,6 +227,10 @@ impl<S: Source> AnySource for S {
 
     fn accepts_ahead(&self) -> bool {
         Source::accepts_ahead(self)
+    }
+
+    fn crashes(&mut self) -> Option<BoxFuture<'_, Result<()>>> {
+        Source::crashes(self)
     }
 
     fn close(&mut self) -> BoxFuture<'_, ()> {

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::job::Job;
-use crate::source::Receipt;
+use crate::source::{Receipt, margin};
 use crate::verdict::Verdict;
 
 pub(super) struct Leases {
@@ -53,11 +53,6 @@ pub(super) enum State {
     Settling,
     /// Lost: nothing may be told. It stays in the ledger until its job has stopped.
     Lost,
-}
-
-/// How long before a lease's end its job stops.
-pub(super) fn margin(length: Duration) -> Duration {
-    (length / 10).min(Duration::from_secs(2))
 }
 
 impl Held {

@@ -11,6 +11,7 @@ mod job;
 mod leases;
 mod report;
 mod stop;
+mod supervise;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,12 +22,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::{error, info, warn};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::{Context, Error, Fault, Result};
 use crate::job::Job;
 use crate::pipeline::{Pipeline, Starter, apply_options};
 use crate::source::vitals::Pulse;
 use crate::source::{AnySource, Phase, RouteInfo, Source};
+use crate::witness::Witness;
 use control::{Control, End};
 #[cfg(feature = "http")]
 pub use form::{Form, Part};
@@ -45,6 +47,9 @@ const LONGEST_GRACE: Duration = Duration::from_secs(86_400);
 
 /// How long a worker at its end waits for its threads: one that hangs in user code cannot be stopped.
 const JOIN_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a supervisor tells a crash to one source's store.
+const TELL_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a worker at its end waits for sources that still have something to say.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
@@ -186,7 +191,23 @@ impl Worker {
     /// 0 after a drain or the sources' end; [`EXIT_NODE_FAULT`] only for faults of this node, since platforms shun
     /// a node whose container fails. A wrong setting, or a model that cannot load, keeps the process up, not
     /// ready and saying so, and is tried again every 30 s.
+    ///
+    /// With a source that tells crashes from losses ([`Committed`](crate::source::committed::Committed)), as the first
+    /// process of a container or with `FOREBAY_SUPERVISE=1`, the program is started again as a child that does the
+    /// work, and this process watches over it: it passes signals on, writes a crash down, and ends with the child's
+    /// exit code. Whatever `main` does before it calls `run` is then done in both.
     pub async fn run(mut self) -> ExitCode {
+        let tells = self.sources.iter_mut().any(|source| source.crashes().is_some());
+        // What cannot be read is said with the other settings.
+        if tells && config::supervises().unwrap_or(false) {
+            match self.supervise().await {
+                Ok(code) => return code,
+                Err(why) => error!(error = %why, "the worker runs without a supervisor"),
+            }
+        }
+        if config::supervisor().is_some() {
+            supervise::stop_with_parent();
+        }
         let mut stop = match Stop::listen().await {
             Ok(stop) => stop,
             Err(why) => {
@@ -207,6 +228,38 @@ impl Worker {
                 error!(error = %why, "not ready: waiting to be stopped");
                 stop.told(1).await;
                 ExitCode::SUCCESS
+            }
+        }
+    }
+
+    /// Has a child do the work; an error means that there is none.
+    async fn supervise(&mut self) -> Result<ExitCode> {
+        let ended = supervise::run_child().await?;
+        // Whatever stages hold is the child's to use.
+        self.routes.clear();
+        if let Some(cause) = ended.crash {
+            error!(pid = ended.pid, cause, "the worker crashed");
+            let pid = ended.pid;
+            let note = move || Witness::at(&config::witness())?.note(pid, &cause);
+            let noted = tokio::task::spawn_blocking(note).await.context("noting a crash").flatten();
+            match noted {
+                Ok(true) => self.tell_crashes().await,
+                Ok(false) => {}
+                Err(why) => warn!(error = %why, "the crash could not be noted; it counts as a loss"),
+            }
+        }
+        Ok(ExitCode::from(ended.code))
+    }
+
+    async fn tell_crashes(&mut self) {
+        for source in &mut self.sources {
+            let name = source.name();
+            let Some(telling) = source.crashes() else {
+                continue;
+            };
+            let late = |_| Err(Error::transient("the store took too long"));
+            if let Err(why) = tokio::time::timeout(TELL_WITHIN, telling).await.unwrap_or_else(late) {
+                warn!(source = name, error = %why, "the crash could not be told; the next process on this disk will");
             }
         }
     }

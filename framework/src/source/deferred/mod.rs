@@ -30,9 +30,9 @@ use crate::verdict::Verdict;
 use crate::webhook::Webhook;
 pub(crate) use envelope::Header;
 use records::Records;
-pub(crate) use records::{Asked, Failure, State, Status, Told, now};
+pub(crate) use records::{Asked, Status, Told};
 use registry::Opened;
-pub(crate) use registry::{Registry, Submitted, nonce};
+pub(crate) use registry::{Registry, Submitted};
 use ticket::Ticket;
 
 /// How long ended jobs are kept by default.

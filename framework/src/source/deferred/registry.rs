@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::envelope::{Header, Message};
-use super::records::{Asked, End, Records, State, Status, now};
+use super::records::{Asked, Records, Status};
 use crate::error::{Error, Result};
+use crate::source::ends::End;
 use crate::source::{Delivery, Queue, Receipt};
 use crate::verdict::Verdict;
 use crate::webhook::Webhook;
@@ -72,8 +73,7 @@ impl Registry {
 
     /// Cancels the job if it has not ended; the worker that has it notices soon.
     pub(crate) async fn cancel(&self, id: &str) -> Result<()> {
-        let end = End { state: State::Cancelled, ended: now(), result: None, error: None };
-        self.records.end(id, &end).await?;
+        self.records.ends.end(id, 0, &End::cancelled()).await?;
         self.announce(id).await
     }
 
@@ -102,17 +102,4 @@ impl Registry {
         let message = Message::Webhook { id: id.to_owned() };
         self.queue.push(&format!("{id}.webhook"), message.seal(b"")?).await
     }
-}
-
-/// Text that nobody else has, and nobody can guess: 128 bits of a keyed hash, whose key is this process's own and
-/// comes from the operating system.
-pub(crate) fn nonce() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    use std::sync::LazyLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static KEYS: LazyLock<(RandomState, RandomState)> = LazyLock::new(|| (RandomState::new(), RandomState::new()));
-    // An atomic, since any task may ask.
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = (COUNT.fetch_add(1, Ordering::Relaxed), std::process::id(), std::time::SystemTime::now());
-    format!("{:016x}{:016x}", KEYS.0.hash_one(count), KEYS.1.hash_one(count))
 }

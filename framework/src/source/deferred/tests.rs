@@ -1,6 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::source::ends::{State, now};
 use crate::source::memory::Memory;
 use crate::testing::source::{self, Bench, Ended};
 

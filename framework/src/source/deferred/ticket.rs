@@ -11,10 +11,11 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::envelope::Header;
-use super::records::{End, Failure, State, Work, now};
-use super::registry::{Registry, nonce};
+use super::records::Work;
+use super::registry::Registry;
 use crate::error::{Error, Result};
 use crate::job::{Event, Meta};
+use crate::source::ends::End;
 use crate::source::{CallOff, Delivery, Extended, Receipt};
 use crate::verdict::Verdict;
 
@@ -70,14 +71,15 @@ impl Ticket {
             Verdict::Retry { .. } => self.receipt.settle(verdict).await,
             Verdict::Done(result) => {
                 self.keep().await?;
-                let name = format!("result-{}-{}", self.attempt, nonce());
-                let result = self.registry.records.keep(&self.id, name, self.gives, result.clone()).await?;
-                self.end(End { state: State::Done, ended: now(), result: Some(result), error: None }).await
+                let end = End::done(self.attempt, self.gives, result.len());
+                if let Some(output) = &end.result {
+                    self.registry.records.ends.keep(&self.id, output, result.clone()).await?;
+                }
+                self.end(end).await
             }
             Verdict::Reject { why } => {
                 self.keep().await?;
-                let error = Failure { fault: why.fault().as_str().to_owned(), detail: why.to_string() };
-                self.end(End { state: State::Failed, ended: now(), result: None, error: Some(error) }).await
+                self.end(End::failed(why)).await
             }
         }
     }
@@ -94,7 +96,7 @@ impl Ticket {
     }
 
     async fn end(&self, end: End) -> Result<()> {
-        if !self.registry.records.end(&self.id, &end).await? {
+        if self.registry.records.ends.end(&self.id, self.attempt, &end).await?.is_some() {
             debug!(job = self.id, "the job had ended already; its first end stands");
         }
         self.registry.close(&self.id, &*self.receipt).await

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tracing::{debug, warn};
 
-use super::records::{End, Told, now};
+use super::records::Told;
 use super::registry::Registry;
 use crate::error::{Context, Result};
+use crate::source::ends::{End, now};
 use crate::source::{Extended, Receipt};
 use crate::verdict::Verdict;
 use crate::webhook::{ATTEMPTS, Sent, pause};

@@ -20,7 +20,8 @@ use super::once;
 use super::server::App;
 use crate::error::{Error, Fault};
 use crate::source::Phase;
-use crate::source::deferred::{self, Failure, Header, Registry, State, Status, Submitted, Told};
+use crate::source::deferred::{self, Header, Registry, Status, Submitted, Told};
+use crate::source::ends::{Failure, State, nonce, now};
 
 pub(super) const PREFER: &str = "prefer";
 pub(super) const WEBHOOK_URL: &str = "x-webhook-url";
@@ -68,7 +69,7 @@ impl Asked {
         let content_type = job.content_type.as_deref().unwrap_or_default();
         let url = webhook.as_deref().unwrap_or_default();
         let fingerprint = hex(&once::hash([content_type.as_bytes(), url.as_bytes(), &payload]));
-        let asked = deferred::Asked { created: deferred::now(), fingerprint, webhook };
+        let asked = deferred::Asked { created: now(), fingerprint, webhook };
         let id = job.id.clone();
         match registry.submit(job, &asked, &payload).await.map_err(unknown)? {
             Submitted::New | Submitted::Known => {}
@@ -105,7 +106,7 @@ impl Asked {
     /// A name that nobody can guess; the same for the same idempotency key of the same caller.
     fn job_id(&self, headers: &HeaderMap) -> Result<String, Problem> {
         let key = once::key(headers, &self.path.path)?;
-        Ok(key.map_or_else(deferred::nonce, |key| hex(&key[..16])))
+        Ok(key.map_or_else(nonce, |key| hex(&key[..16])))
     }
 }
 
