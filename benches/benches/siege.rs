@@ -270,7 +270,7 @@ async fn besiege(address: SocketAddr, n: usize, mut stopped: watch::Receiver<boo
         let start = Instant::now();
         tokio::select! {
             // It was answered with 408, or cut.
-            () = last(&mut stream, n % 2 == 0) => {}
+            () = last(&mut stream, n.is_multiple_of(2)) => {}
             // What is stopped but older than any that was cut counts too.
             _ = stopped.changed() => {}
         }
