@@ -177,6 +177,20 @@ impl Shared {
     }
 }
 
+/// A client of SQS at a port of this machine, without encryption, that calls once and never again.
+pub fn sqs_client(endpoint: &str) -> aws_sdk_sqs::Client {
+    use aws_sdk_sqs::config::retry::RetryConfig;
+    use aws_sdk_sqs::config::{BehaviorVersion, Config, Credentials, Region};
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .endpoint_url(endpoint)
+        .credentials_provider(Credentials::new("bench", "bench", None, None, "bench"))
+        .retry_config(RetryConfig::disabled())
+        .http_client(aws_smithy_http_client::Builder::new().build_http());
+    aws_sdk_sqs::Client::from_conf(config.build())
+}
+
 /// Resident memory of this process in MiB; not a number where the system does not tell.
 pub fn resident_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
