@@ -27,8 +27,13 @@ const MESSAGES: usize = 20_000;
 const WIDTH: usize = 8;
 /// One round of one of them.
 const WITHIN: Duration = Duration::from_secs(60);
-const ACCOUNT: [(&str, &str); 3] =
-    [("AWS_ACCESS_KEY_ID", "AKTEST"), ("AWS_SECRET_ACCESS_KEY", "SKTEST"), ("AWS_REGION", "us-east-1")];
+const ACCOUNT: [(&str, &str); 4] = [
+    ("AWS_ACCESS_KEY_ID", "AKTEST"),
+    ("AWS_SECRET_ACCESS_KEY", "SKTEST"),
+    ("AWS_REGION", "us-east-1"),
+    // As boto3 has it.
+    ("AWS_DEFAULT_REGION", "us-east-1"),
+];
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
