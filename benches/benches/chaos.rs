@@ -27,9 +27,9 @@ use forebay::source::committed::{Committed, Records};
 use forebay::source::sqs::Sqs;
 use forebay::store::{Conditional, Key, Meta, Object, Outcome, Page, Put, Store};
 use forebay::{Batching, BoxFuture, Bytes, Context, Error, Job, Pipeline, Result, Verdict, Worker, store};
-use forebay_benches::{Random, result, sqs_client};
+use forebay_benches::{Random, result};
 use forebay_models::toy::FakeDevice;
-use forebay_tests::Server;
+use forebay_tests::{Server, sqs_client};
 use serde_json::json;
 
 const WORKERS: usize = 8;

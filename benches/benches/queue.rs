@@ -17,7 +17,8 @@ use aws_sdk_sqs::types::{QueueAttributeName, SendMessageBatchRequestEntry};
 use forebay::source::sqs::Sqs;
 use forebay::testing::fake_sqs::FakeSqs;
 use forebay::{Context, Error, Pipeline, Result, Worker};
-use forebay_benches::{Spread, result, sqs_client};
+use forebay_benches::{Spread, result};
+use forebay_tests::sqs_client;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use forebay::source::sqs::Sqs;
-use forebay::telemetry::{BATCH_ITEMS, GPU_BUSY, GPU_IDLE, Snapshot};
 use forebay::testing::fake_sqs::FakeSqs;
 use forebay::{Batching, Job, Pipeline, Result, Worker};
-use forebay_benches::{Random, Spread, result};
+use forebay_benches::{Random, Spread, Window, result};
 use forebay_models::toy::FakeDevice;
+use forebay_tests::sqs_client;
 use tokio::time::sleep;
 
 const BATCH: usize = 8;
@@ -35,7 +35,7 @@ async fn main() -> Result<()> {
     let jobs = (time.as_secs_f64() / BATCH_TIME.as_secs_f64()) as u64 * BATCH as u64;
     fill(&fake.client(), &url, jobs).await;
     let endpoint = beside(fake.clone());
-    let sqs = forebay_benches::sqs_client(&endpoint);
+    let sqs = sqs_client(&endpoint);
     let source = Sqs::from_client(sqs, format!("{endpoint}/000000000000/jobs")).drop_rejected();
     println!("{}; in flight: the stages' places", pipeline());
     let running = tokio::spawn(Worker::new(pipeline()).source(source).run_once());
@@ -105,24 +105,4 @@ fn beside(fake: FakeSqs) -> String {
         });
     });
     told.recv().expect("the fake is served")
-}
-
-struct Window {
-    busy: f64,
-    items: f64,
-    batches: f64,
-}
-
-impl Window {
-    fn between(before: &Snapshot, after: &Snapshot) -> Self {
-        let grown = |name| (after.counter(name, &[]) - before.counter(name, &[])) as f64;
-        let (busy, idle) = (grown(GPU_BUSY), grown(GPU_IDLE));
-        let items = |snapshot: &Snapshot| snapshot.summary(BATCH_ITEMS, &[]);
-        let total = |snapshot: &Snapshot| items(snapshot).mean * items(snapshot).count as f64;
-        Window {
-            busy: busy / (busy + idle),
-            items: total(after) - total(before),
-            batches: (items(after).count - items(before).count) as f64,
-        }
-    }
 }

@@ -8,9 +8,8 @@
 use std::time::{Duration, Instant};
 
 use forebay::source::memory::Memory;
-use forebay::telemetry::{BATCH_ITEMS, GPU_BUSY, GPU_IDLE, Snapshot};
 use forebay::{Batching, Job, Pipeline, Result, Worker};
-use forebay_benches::{Random, Spread, result};
+use forebay_benches::{Random, Spread, Window, result};
 use forebay_models::toy::FakeDevice;
 use tokio::time::sleep;
 
@@ -84,26 +83,6 @@ fn latency(number: u64) -> Duration {
         random.unit();
     }
     Duration::from_secs_f64(0.1 * (deviation * random.normal()).exp())
-}
-
-struct Window {
-    busy: f64,
-    items: f64,
-    batches: f64,
-}
-
-impl Window {
-    fn between(before: &Snapshot, after: &Snapshot) -> Self {
-        let grown = |name| (after.counter(name, &[]) - before.counter(name, &[])) as f64;
-        let (busy, idle) = (grown(GPU_BUSY), grown(GPU_IDLE));
-        let items = |snapshot: &Snapshot| snapshot.summary(BATCH_ITEMS, &[]);
-        let total = |snapshot: &Snapshot| items(snapshot).mean * items(snapshot).count as f64;
-        Window {
-            busy: busy / (busy + idle),
-            items: total(after) - total(before),
-            batches: (items(after).count - items(before).count) as f64,
-        }
-    }
 }
 
 /// The plain loop: fetch, run, next. Jobs a second.

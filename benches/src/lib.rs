@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use forebay::telemetry::{BATCH_ITEMS, GPU_BUSY, GPU_IDLE, Snapshot};
 use tokio::sync::oneshot;
 
 /// The middle value, and the quartiles around it.
@@ -177,18 +178,29 @@ impl Shared {
     }
 }
 
-/// A client of SQS at a port of this machine, without encryption, that calls once and never again.
-pub fn sqs_client(endpoint: &str) -> aws_sdk_sqs::Client {
-    use aws_sdk_sqs::config::retry::RetryConfig;
-    use aws_sdk_sqs::config::{BehaviorVersion, Config, Credentials, Region};
-    let config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("us-east-1"))
-        .endpoint_url(endpoint)
-        .credentials_provider(Credentials::new("bench", "bench", None, None, "bench"))
-        .retry_config(RetryConfig::disabled())
-        .http_client(aws_smithy_http_client::Builder::new().build_http());
-    aws_sdk_sqs::Client::from_conf(config.build())
+/// What the devices did between two snapshots, all of them together.
+pub struct Window {
+    /// The share of the time in which they ran batches.
+    pub busy: f64,
+    /// Items in batches that ended.
+    pub items: f64,
+    /// Batches that ended.
+    pub batches: f64,
+}
+
+impl Window {
+    /// From `before` to `after`.
+    pub fn between(before: &Snapshot, after: &Snapshot) -> Self {
+        let grown = |name| (after.counter(name, &[]) - before.counter(name, &[])) as f64;
+        let (busy, idle) = (grown(GPU_BUSY), grown(GPU_IDLE));
+        let items = |snapshot: &Snapshot| snapshot.summary(BATCH_ITEMS, &[]);
+        let total = |snapshot: &Snapshot| items(snapshot).mean * items(snapshot).count as f64;
+        Window {
+            busy: busy / (busy + idle),
+            items: total(after) - total(before),
+            batches: (items(after).count - items(before).count) as f64,
+        }
+    }
 }
 
 /// Resident memory of this process in MiB; not a number where the system does not tell.

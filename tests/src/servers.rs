@@ -7,6 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::config::retry::RetryConfig;
+use aws_sdk_sqs::config::{BehaviorVersion, Config, Credentials, Region};
+
 /// How long a server may take until it accepts connections.
 const STARTED_WITHIN: Duration = Duration::from_secs(60);
 /// Attempts at a start, as somebody else may take the free port first.
@@ -91,4 +95,16 @@ fn launch(name: &str, directory: Option<&Path>) -> Option<Server> {
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/servers").join(name)
+}
+
+/// A client of SQS at a port of this machine, without encryption, that calls once and never again.
+pub fn sqs_client(endpoint: &str) -> Client {
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .endpoint_url(endpoint)
+        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+        .retry_config(RetryConfig::disabled())
+        .http_client(aws_smithy_http_client::Builder::new().build_http());
+    Client::from_conf(config.build())
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use forebay::source::deferred::Deferred;
 use forebay::source::http::Http;
 use forebay::webhook::{Guard, Headers, Secret, TOLERANCE, Webhook, verify};
 use forebay::{Event, Pipeline, Worker};
-use forebay_tests::{Client, Gate, eventually, start, within};
+use forebay_tests::{Client, Gate, Process, eventually, start, within};
 use serde_json::{Value, json};
 
 const SECRET: &str = "whsec_Zm9yZWJheSdzIHNlY3JldCBmb3IgaXRzIHRlc3Rz";
@@ -257,32 +257,9 @@ async fn a_webhook_carries_the_result_and_is_tried_again_under_the_same_id() {
     assert!(!delivered.to_string().contains("token"), "the URL is the caller's secret: {delivered}");
 }
 
-/// A worker process that can be killed.
-struct Process {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Process {
-    fn start(folder: &Path) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_served"))
-            .env("FOREBAY_TEST_JOBS", folder)
-            .env("FOREBAY_TEST_SECRET", SECRET)
-            .env("RUST_LOG", "off")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut port = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
-        Process { child, address: SocketAddr::from(([127, 0, 0, 1], port.trim().parse().unwrap())) }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn process(folder: &Path) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_served"));
+    Process::start(command.env("FOREBAY_TEST_JOBS", folder).env("FOREBAY_TEST_SECRET", SECRET))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -290,7 +267,7 @@ async fn another_worker_finishes_what_a_killed_one_took_in() {
     const JOBS: u64 = 40;
     let folder = tempfile::tempdir().unwrap();
     let (url, told) = receiver(0);
-    let first = Process::start(folder.path());
+    let first = process(folder.path());
     let mut client = Client::connect(first.address).await;
     let mut jobs = BTreeMap::new();
     for n in 0..JOBS {
@@ -300,7 +277,7 @@ async fn another_worker_finishes_what_a_killed_one_took_in() {
     // Some are done, some told, some at work, some wait.
     eventually("the first are told", || told.lock().unwrap().len() >= 3);
     drop(first);
-    let second = Process::start(folder.path());
+    let second = process(folder.path());
     let mut client = Client::connect(second.address).await;
     for (address, n) in jobs.values() {
         let done = until(&mut client, address, |status| status["state"] == "done").await;

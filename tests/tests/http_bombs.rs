@@ -3,11 +3,10 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::io::Write;
+use std::process::Command;
 
-use forebay_tests::{Client, within};
+use forebay_tests::{Client, Process, within};
 
 /// The largest body, unpacked.
 const LIMIT: usize = 8 << 20;
@@ -18,54 +17,29 @@ const SLACK: usize = 4 << 20;
 /// What the bombs unpack to.
 const ZEROS: usize = 256 << 20;
 
-struct Process {
-    child: Child,
-    address: SocketAddr,
+async fn ready() -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_served"));
+    let process = Process::start(command.env("FOREBAY_HTTP_BODY", LIMIT.to_string()));
+    let answers = async {
+        while post(&process, "identity", b"4").await.0 != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the worker is ready", answers).await;
+    process
 }
 
-impl Process {
-    fn start() -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_served"))
-            .env("FOREBAY_HTTP_BODY", LIMIT.to_string())
-            .env("RUST_LOG", "off")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut port = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
-        Process { child, address: SocketAddr::from(([127, 0, 0, 1], port.trim().parse().unwrap())) }
-    }
-
-    async fn ready() -> Process {
-        let process = Process::start();
-        let answers = async {
-            while process.post("identity", b"4").await.0 != 200 {
-                tokio::task::yield_now().await;
-            }
-        };
-        within("the worker is ready", answers).await;
-        process
-    }
-
-    /// The most memory that it has had, in bytes.
-    fn peak(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
-    }
-
-    async fn post(&self, encoding: &str, body: &[u8]) -> (u16, String) {
-        let headers = format!("content-type: application/json\r\ncontent-encoding: {encoding}\r\n");
-        let answer = Client::connect(self.address).await.post_with("/", &headers, body).await;
-        (answer.status, answer.text())
-    }
+/// The most memory that it has had, in bytes.
+fn peak(process: &Process) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+async fn post(process: &Process, encoding: &str, body: &[u8]) -> (u16, String) {
+    let headers = format!("content-type: application/json\r\ncontent-encoding: {encoding}\r\n");
+    let answer = Client::connect(process.address).await.post_with("/", &headers, body).await;
+    (answer.status, answer.text())
 }
 
 fn zstd(window_log: u32, body: &[u8]) -> Vec<u8> {
@@ -101,7 +75,7 @@ fn brotli(window_log: i32, body: &[u8]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bomb_costs_the_limit_and_one_window() {
-    let process = Process::ready().await;
+    let process = ready().await;
     let zeros = vec![0; ZEROS];
     let bombs = [
         ("gzip", 413, gzip(&zeros)),
@@ -114,25 +88,25 @@ async fn a_bomb_costs_the_limit_and_one_window() {
         ("br", 400, brotli(30, &zeros)),
     ];
     drop(zeros);
-    let before = process.peak();
+    let before = peak(&process);
     for (encoding, status, bomb) in bombs {
         assert!(bomb.len() < LIMIT, "{encoding}: {}", bomb.len());
-        let (answered, text) = process.post(encoding, &bomb).await;
+        let (answered, text) = post(&process, encoding, &bomb).await;
         assert_eq!(answered, status, "{encoding}: {text}");
-        let cost = process.peak() - before;
+        let cost = peak(&process) - before;
         assert!(cost <= LIMIT + WINDOW + SLACK, "{encoding} cost {} KiB", cost / 1024);
     }
     println!(
         "seven bombs of {} MiB cost {} KiB, with a limit of {} MiB",
         ZEROS >> 20,
-        (process.peak() - before) >> 10,
+        (peak(&process) - before) >> 10,
         LIMIT >> 20
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_packed_is_unpacked() {
-    let process = Process::ready().await;
+    let process = ready().await;
     let two_members = [gzip(b"2"), gzip(b"1")].concat();
     let packed = [
         ("gzip", gzip(b"21")),
@@ -143,10 +117,10 @@ async fn what_is_packed_is_unpacked() {
         ("zstd", [zstd(10, b"2"), zstd(23, b"1")].concat()),
     ];
     for (encoding, body) in packed {
-        assert_eq!(process.post(encoding, &body).await, (200, "42".to_owned()), "{encoding}");
+        assert_eq!(post(&process, encoding, &body).await, (200, "42".to_owned()), "{encoding}");
     }
-    let unknown = process.post("compress", b"21").await;
+    let unknown = post(&process, "compress", b"21").await;
     assert!(unknown.0 == 415 && unknown.1.contains("compress"), "{unknown:?}");
-    let broken = process.post("gzip", b"21").await;
+    let broken = post(&process, "gzip", b"21").await;
     assert!(broken.0 == 400 && broken.1.contains("could not be read"), "{broken:?}");
 }

@@ -10,8 +10,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::config::retry::RetryConfig;
-use aws_sdk_sqs::config::{BehaviorVersion, Config, Credentials, Region};
 use aws_sdk_sqs::types::QueueAttributeName;
 use forebay::source::Queue;
 use forebay::source::deferred::Deferred;
@@ -21,7 +19,7 @@ use forebay::store::Memory;
 use forebay::testing::fake_sqs::FakeSqs;
 use forebay::testing::source::{self, Bench, Ended};
 use forebay::{Pipeline, Worker};
-use forebay_tests::{PATIENCE, Server, eventually, start, within};
+use forebay_tests::{PATIENCE, Server, eventually, sqs_client, start, within};
 
 /// A queue at a server, with its dead-letter queue.
 struct Queues {
@@ -34,7 +32,8 @@ struct Queues {
 
 impl Queues {
     async fn new(endpoint: &str, fifo: bool) -> Self {
-        let mut queues = Queues { client: client(endpoint), fifo, number: 0, url: String::new(), dead: String::new() };
+        let mut queues =
+            Queues { client: sqs_client(endpoint), fifo, number: 0, url: String::new(), dead: String::new() };
         queues.reset().await;
         queues
     }
@@ -97,18 +96,6 @@ impl Bench for Queues {
             _ => None,
         }
     }
-}
-
-/// A client that calls once and never again.
-fn client(endpoint: &str) -> Client {
-    let config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("us-east-1"))
-        .endpoint_url(endpoint)
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-        .retry_config(RetryConfig::disabled())
-        .http_client(aws_smithy_http_client::Builder::new().build_http());
-    Client::from_conf(config.build())
 }
 
 #[tokio::test]

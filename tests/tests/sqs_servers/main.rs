@@ -16,10 +16,8 @@ mod sent;
 mod support;
 
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::config::retry::RetryConfig;
-use aws_sdk_sqs::config::{BehaviorVersion, Config, Credentials, Region};
 use forebay::testing::fake_sqs::FakeSqs;
-use forebay_tests::Server;
+use forebay_tests::{Server, sqs_client};
 use tokio::task::JoinSet;
 
 use quirks::{FAUXQS, MOTO, Quirks, SQS};
@@ -32,20 +30,20 @@ async fn the_fake_within_the_process() {
 #[tokio::test]
 async fn the_fake_over_its_port() {
     let served = FakeSqs::new().serve(0).await.unwrap();
-    all(&client(&served.endpoint()), &SQS).await;
+    all(&sqs_client(&served.endpoint()), &SQS).await;
 }
 
 #[tokio::test]
 async fn moto() {
     if let Some(server) = Server::start("moto") {
-        all(&client(&server.endpoint()), &MOTO).await;
+        all(&sqs_client(&server.endpoint()), &MOTO).await;
     }
 }
 
 #[tokio::test]
 async fn fauxqs() {
     if let Some(server) = Server::start("fauxqs") {
-        all(&client(&server.endpoint()), &FAUXQS).await;
+        all(&sqs_client(&server.endpoint()), &FAUXQS).await;
     }
 }
 
@@ -56,10 +54,10 @@ async fn fauxqs_keeps_its_queues_in_a_directory_when_it_is_killed() {
     let Some(server) = Server::start_in("fauxqs", Some(directory.path())) else {
         return;
     };
-    support::Queue::new(&client(&server.endpoint()), "kept").await.send("still here").await;
+    support::Queue::new(&sqs_client(&server.endpoint()), "kept").await.send("still here").await;
     server.kill();
     let server = Server::start_in("fauxqs", Some(directory.path())).unwrap();
-    let queue = support::Queue::new(&client(&server.endpoint()), "kept").await;
+    let queue = support::Queue::new(&sqs_client(&server.endpoint()), "kept").await;
     assert_eq!(queue.bodies(5).await, ["still here"]);
 }
 
@@ -102,16 +100,4 @@ async fn all(sqs: &Client, quirks: &'static Quirks) {
         failed += usize::from(checked.is_err());
     }
     assert_eq!(failed, 0, "checks failed; what each expected stands above");
-}
-
-/// A client that calls once and never again.
-fn client(endpoint: &str) -> Client {
-    let config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("us-east-1"))
-        .endpoint_url(endpoint)
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-        .retry_config(RetryConfig::disabled())
-        .http_client(aws_smithy_http_client::Builder::new().build_http());
-    Client::from_conf(config.build())
 }
