@@ -3,19 +3,21 @@
 //!
 //! Meanwhile workers are killed (SIGKILL) at random moments, at least 200 of them in all for each server, and replaced
 //! as on another node; every tenth time one is stopped (SIGSTOP) for longer than a lease instead and then goes on
-//! beside those who took over its jobs. Each worker writes down every job it begins and every end that it commits, in
-//! a history that is only appended to. Then the history, the store and the queue are compared with what was sent:
+//! beside those who took over its jobs. Jobs are sent as others end, so that 250 are on the queue. Each worker writes
+//! down every job it begins and every end that it commits, in a history that is only appended to. Then the history,
+//! the store and the queue are compared with what was sent:
 //!
 //! - lost: jobs without an end, or with another result than the right one, or still on the queue;
 //! - unexpected: ends of jobs that nobody sent, and dead letters;
 //! - duplicated: jobs whose end was committed more than once;
 //! - repeated: executions beyond one a job, which are allowed.
 //!
-//! `FOREBAY_CHAOS_JOBS` and `FOREBAY_CHAOS_KILLS` change the numbers.
+//! `FOREBAY_CHAOS_JOBS` and `FOREBAY_CHAOS_KILLS` change the numbers; `-- moto` or `-- fauxqs` runs just that one.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -38,6 +40,8 @@ const LEASE: Duration = Duration::from_secs(6);
 const STOPPED: Duration = Duration::from_secs(9);
 /// Every so many times a worker is stopped instead of killed.
 const STOP_EVERY: usize = 10;
+/// Jobs that are on the queue at most: `moto` goes through all of them at every receive.
+const BACKLOG: usize = 250;
 /// All of it, for one server.
 const WITHIN: Duration = Duration::from_secs(420);
 
@@ -48,7 +52,7 @@ fn main() -> Result<ExitCode> {
     let (jobs, kills) = (number("FOREBAY_CHAOS_JOBS", 10_000)?, number("FOREBAY_CHAOS_KILLS", 200)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut all = Vec::new();
-    for name in ["fauxqs", "moto"] {
+    for name in servers() {
         let folder = tempfile::tempdir()?;
         let Some(server) = Server::start_in(name, (name == "fauxqs").then_some(folder.path())) else {
             return Err(Error::invalid("the servers are skipped, so there is nothing to show"));
@@ -70,6 +74,16 @@ fn main() -> Result<ExitCode> {
     }));
     let right = sum(|found| found.lost + found.unexpected + found.duplicated) == 0;
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Those that are named on the command line, or both.
+fn servers() -> Vec<&'static str> {
+    let named: Vec<String> = std::env::args().skip(1).collect();
+    let mut servers = vec!["fauxqs", "moto"];
+    if servers.iter().any(|server| named.iter().any(|name| name == server)) {
+        servers.retain(|server| named.iter().any(|name| name == server));
+    }
+    servers
 }
 
 fn number(name: &str, default: usize) -> Result<usize> {
@@ -122,18 +136,23 @@ impl Chaos {
     }
 
     async fn run(&self) -> Result<Found> {
-        let (queue, graves) = self.fill().await?;
+        let (queue, graves) = self.make_queues().await?;
         let start = Instant::now();
         let mut fleet = Fleet::new(self, &queue);
         let records = Records::new(store::Folder::open(self.folder.join("store"))?);
-        let mut left: Vec<usize> = (0..self.jobs).collect();
-        while !left.is_empty() || fleet.kills < self.kills {
+        let (mut sent, mut left) = (0, Vec::new());
+        while sent < self.jobs || !left.is_empty() || fleet.kills < self.kills {
             if start.elapsed() > WITHIN {
-                println!("after {WITHIN:?} {} jobs have not ended; no more is waited for", left.len());
+                let waiting = self.jobs - sent + left.len();
+                println!("after {WITHIN:?} {waiting} jobs have not ended; no more is waited for");
                 break;
             }
+            let more = self.jobs.min(sent + BACKLOG.saturating_sub(left.len()));
+            self.send(&queue, sent..more).await?;
+            left.extend(sent..more);
+            sent = more;
             // As fast as the kills that are due are spread over the jobs.
-            let done = self.jobs - left.len();
+            let done = sent - left.len();
             let due = self.kills * (done + self.jobs / 20) / self.jobs.max(1);
             if fleet.kills < due || left.is_empty() {
                 fleet.strike()?;
@@ -146,8 +165,8 @@ impl Chaos {
         self.compare(&records, &fleet, &queue, &graves, start.elapsed()).await
     }
 
-    /// Makes the queue and sends the jobs.
-    async fn fill(&self) -> Result<(String, String)> {
+    /// The queue, and the one for its dead letters.
+    async fn make_queues(&self) -> Result<(String, String)> {
         let make = async |name: &str, attributes: HashMap<QueueAttributeName, String>| {
             let made = self.client.create_queue().queue_name(name).set_attributes(Some(attributes)).send().await;
             let url = made.map_err(|why| Error::failed(format!("{why:?}")))?.queue_url;
@@ -158,20 +177,24 @@ impl Chaos {
         let account = graves.rsplit('/').nth(1).unwrap_or_default().to_owned();
         let policy = policy.to_string().replace("ACCOUNT", &account);
         let queue = make("jobs", HashMap::from([(QueueAttributeName::RedrivePolicy, policy)])).await?;
-        for first in (0..self.jobs).step_by(10) {
+        Ok((queue, graves))
+    }
+
+    async fn send(&self, queue: &str, jobs: Range<usize>) -> Result<()> {
+        for first in jobs.clone().step_by(10) {
             let entry = |n: usize| {
                 let body = json!({ "forebay": 1, "id": format!("job-{n}"), "input": n }).to_string();
                 SendMessageBatchRequestEntry::builder().id(n.to_string()).message_body(body).build()
             };
-            let entries: std::result::Result<Vec<_>, _> = (first..self.jobs.min(first + 10)).map(entry).collect();
+            let entries: std::result::Result<Vec<_>, _> = (first..jobs.end.min(first + 10)).map(entry).collect();
             let entries = entries.map_err(|why| Error::failed(format!("{why:?}")))?;
-            let sent = self.client.send_message_batch().queue_url(&queue).set_entries(Some(entries)).send().await;
+            let sent = self.client.send_message_batch().queue_url(queue).set_entries(Some(entries)).send().await;
             let sent = sent.map_err(|why| Error::failed(format!("{why:?}")))?;
             if !sent.failed().is_empty() {
                 return Err(Error::failed(format_args!("{:?} were not sent", sent.failed())));
             }
         }
-        Ok((queue, graves))
+        Ok(())
     }
 
     async fn compare(
@@ -388,7 +411,7 @@ fn work(endpoint: &str) -> Result<ExitCode> {
     let queue = Sqs::new(setting("FOREBAY_CHAOS_QUEUE")?).endpoint(endpoint).region("us-east-1");
     let queue = queue.lease(LEASE).wait(Duration::from_secs(1));
     let store = Noted { inner: store::Folder::open(folder.join("store"))?, history: ends };
-    let worker = Worker::new(pipeline).source(Committed::new(queue, store)).in_flight(32);
+    let worker = Worker::new(pipeline).source(Committed::new(queue, store)).in_flight(16);
     forebay::telemetry::init()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     Ok(runtime.block_on(worker.run()))

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use crate::source::{Receipt, Watch};
 
-/// How soon a job wants its turn. Within a queue a job's turn is its arrival plus its class's budget, so that work
-/// of a lower class waits longer but is never starved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// How soon a job wants its turn. Where jobs wait, a job's turn is its arrival plus its class's budget, so that work
+/// of a lower class waits longer but is never starved. What comes first is less: `High < Normal < Low`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
     /// Somebody waits for it: no budget.
     High,
@@ -156,6 +156,11 @@ impl Job {
     /// When the worker received it.
     pub fn received(&self) -> Instant {
         self.0.received
+    }
+
+    /// When its turn is where jobs wait for a stage: when it was received, and its priority's budget later.
+    pub(crate) fn turn(&self) -> Instant {
+        self.0.received + self.0.meta.priority.budget()
     }
 
     /// Whether to stop: the lease is lost, the caller has gone, or the worker is draining and out of time. Async

@@ -6,6 +6,20 @@ import sys
 import threading
 
 from moto.server import ThreadedMotoServer
+from moto.sqs.models import Queue
+
+
+def one_at_a_time(delete):
+    """moto deletes by putting another list in place of the queue's, and what another thread adds meanwhile is lost."""
+
+    def locked(queue, receipt_handle):
+        with queue._messages_lock:
+            return delete(queue, receipt_handle)
+
+    return locked
+
+
+Queue.delete_message = one_at_a_time(Queue.delete_message)
 
 
 def end_with_input():

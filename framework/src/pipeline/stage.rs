@@ -116,7 +116,7 @@ where
 {
     fn run<'a>(&'a self, job: &'a Job, from: Handover<A>) -> Step<'a> {
         Step::Stage(Box::pin(async move {
-            let place = self.places.enter().await.map_err(|why| self.label.blame(why))?;
+            let place = self.places.enter(job).await.map_err(|why| self.label.blame(why))?;
             drop(from.place);
             self.label.meter.enters(job);
             let started = Instant::now();

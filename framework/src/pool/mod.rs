@@ -5,3 +5,4 @@ pub(crate) mod panic;
 pub(crate) mod places;
 pub(crate) mod queue;
 pub(crate) mod replies;
+pub(crate) mod turns;

@@ -6,11 +6,11 @@
 //! An async stage has [`Places`]: the job's task waits for one and goes on. A stage of threads has a [`Line`]: the
 //! job's task joins it and waits for the result only; places pass from job to job without waking anybody between.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
+use super::turns::Turns;
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::telemetry::StageMeter;
@@ -38,32 +38,85 @@ impl Drop for Place {
 }
 
 /// The places of an async stage.
-pub(crate) struct Places(Semaphore);
+pub(crate) struct Places(Mutex<State>);
+
+struct State {
+    free: usize,
+    waiting: Turns<oneshot::Sender<()>>,
+    open: bool,
+}
 
 impl Places {
     pub(crate) fn new(count: usize) -> Arc<Self> {
-        Arc::new(Places(Semaphore::new(count.min(Semaphore::MAX_PERMITS))))
+        Arc::new(Places(Mutex::new(State { free: count, waiting: Turns::default(), open: true })))
     }
 
-    pub(crate) async fn enter(self: &Arc<Self>) -> Result<Place> {
-        match self.0.acquire().await {
-            Ok(permit) => {
-                permit.forget();
-                Ok(Place::of(self.clone()))
+    pub(crate) async fn enter(self: &Arc<Self>, job: &Job) -> Result<Place> {
+        let closed = || Error::transient("the stage is closed");
+        let mut waiting = {
+            let mut state = self.lock();
+            if !state.open {
+                return Err(closed());
             }
-            Err(_) => Err(Error::transient("the stage is closed")),
-        }
+            if state.free > 0 {
+                state.free -= 1;
+                return Ok(Place::of(self.clone()));
+            }
+            let (tell, told) = oneshot::channel();
+            state.waiting.push(job.turn(), tell);
+            Waiting { places: self, told }
+        };
+        (&mut waiting.told).await.map_err(|_| closed())?;
+        Ok(Place::of(self.clone()))
     }
 
     /// Nobody enters any more; those who wait at the door are told.
     pub(crate) fn close(&self) {
-        self.0.close();
+        let mut state = self.lock();
+        state.open = false;
+        let left = std::mem::take(&mut state.waiting);
+        drop(state);
+        drop(left);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Door for Places {
     fn leave(&self) {
-        self.0.add_permits(1);
+        loop {
+            let mut state = self.lock();
+            let Some(next) = state.waiting.pop() else {
+                state.free += 1;
+                return;
+            };
+            drop(state);
+            if next.send(()).is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+/// Somebody who waits at the door, and may go away.
+struct Waiting<'a> {
+    places: &'a Places,
+    told: oneshot::Receiver<()>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.told.is_terminated() {
+            return;
+        }
+        self.told.close();
+        match self.told.try_recv() {
+            // It was this one's turn in this very moment.
+            Ok(()) => self.places.leave(),
+            Err(_) => self.places.lock().waiting.retain(|other| !other.is_closed()),
+        }
     }
 }
 
@@ -77,7 +130,7 @@ pub(crate) trait Task: Send {
 /// A job whose caller has gone stays in line, and leaves when its turn comes.
 pub(crate) struct Line<T> {
     free: usize,
-    waiting: VecDeque<Entrant<T>>,
+    waiting: Turns<Entrant<T>>,
     meter: StageMeter,
 }
 
@@ -86,13 +139,13 @@ pub(crate) type Entrant<T> = (T, Option<Place>);
 
 impl<T: Task> Line<T> {
     pub(crate) fn new(places: usize, meter: StageMeter) -> Self {
-        Line { free: places, waiting: VecDeque::new(), meter }
+        Line { free: places, waiting: Turns::default(), meter }
     }
 
     /// Joins the line; whoever may enter now.
     pub(crate) fn join(&mut self, entrant: Entrant<T>) -> Option<Entrant<T>> {
         if self.free == 0 {
-            self.waiting.push_back(entrant);
+            self.waiting.push(entrant.0.job().turn(), entrant);
             return None;
         }
         self.free -= 1;
@@ -101,7 +154,7 @@ impl<T: Task> Line<T> {
 
     /// A place has become free; who gets it.
     pub(crate) fn next(&mut self) -> Option<Entrant<T>> {
-        match self.waiting.pop_front() {
+        match self.waiting.pop() {
             Some(entrant) => self.enters(entrant),
             None => {
                 self.free += 1;
@@ -111,7 +164,7 @@ impl<T: Task> Line<T> {
     }
 
     /// Takes everybody out.
-    pub(crate) fn clear(&mut self) -> VecDeque<Entrant<T>> {
+    pub(crate) fn clear(&mut self) -> Turns<Entrant<T>> {
         std::mem::take(&mut self.waiting)
     }
 

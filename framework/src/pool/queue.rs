@@ -6,11 +6,11 @@
 //!
 //! A mutex rather than ownership, because many threads take from it; it is held for a push or a pop only.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::places::{Door, Entrant, Line, Place, Task};
+use super::turns::Turns;
 use crate::telemetry::StageMeter;
 
 /// How long a thread lets others run and looks again before it sleeps: about as long as it takes to wake it, which
@@ -24,7 +24,7 @@ pub(crate) struct Queue<T> {
 
 struct State<T> {
     /// Those who have a place.
-    items: VecDeque<T>,
+    items: Turns<T>,
     line: Line<T>,
     idle: usize,
     open: bool,
@@ -32,7 +32,7 @@ struct State<T> {
 
 impl<T: Task> Queue<T> {
     pub(crate) fn new(places: usize, meter: StageMeter) -> Self {
-        let state = State { items: VecDeque::new(), line: Line::new(places, meter), idle: 0, open: true };
+        let state = State { items: Turns::default(), line: Line::new(places, meter), idle: 0, open: true };
         Queue { state: Mutex::new(state), ready: Condvar::new() }
     }
 
@@ -56,7 +56,7 @@ impl<T: Task> Queue<T> {
         let mut waiting_since = None;
         let mut state = self.lock();
         loop {
-            if let Some(task) = state.items.pop_front() {
+            if let Some(task) = state.items.pop() {
                 return Some((task, Place::of(self.clone())));
             }
             if !state.open {
@@ -78,7 +78,7 @@ impl<T: Task> Queue<T> {
         let Some((task, before)) = enters else {
             return;
         };
-        state.items.push_back(task);
+        state.items.push(task.job().turn(), task);
         let wake = state.idle > 0;
         drop(state);
         drop(before);

@@ -26,7 +26,7 @@ use super::report::Report;
 use super::stop::Stop;
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
-use crate::job::Job;
+use crate::job::{Job, Priority};
 use crate::source::vitals::Pulse;
 use crate::source::{AnySource, CallOff, Delivery, Extended, Receipt};
 use crate::telemetry::{ExtensionOutcome, SourceMeter};
@@ -35,7 +35,11 @@ use crate::verdict::{Verdict, judge};
 /// One attempt to tell a verdict.
 const SETTLE_ATTEMPT: Duration = Duration::from_secs(10);
 
+/// The part of the jobs in flight that is kept free for a source above others: one in so many.
+const SHARE: usize = 4;
+
 pub(super) struct Control {
+    /// Those of the highest priority first.
     sources: Vec<Intake>,
     meters: Vec<SourceMeter>,
     desk: Arc<Desk>,
@@ -67,7 +71,7 @@ pub(super) struct End {
 
 impl Control {
     pub(super) fn new(
-        sources: Vec<Box<dyn AnySource>>,
+        mut sources: Vec<(Priority, Box<dyn AnySource>)>,
         routes: Routes,
         jobs: Handle,
         in_flight: usize,
@@ -78,9 +82,10 @@ impl Control {
         let (to_outcomes, outcomes) = unbounded_channel();
         let (to_called_off, called_off) = unbounded_channel();
         let source_count = sources.len();
+        sources.sort_by_key(|(priority, _)| *priority);
         Control {
-            meters: sources.iter().map(|source| SourceMeter::new(source.name())).collect(),
-            sources: sources.into_iter().map(Intake::new).collect(),
+            meters: sources.iter().map(|(_, source)| SourceMeter::new(source.name())).collect(),
+            sources: sources.into_iter().map(|(priority, source)| Intake::new(priority, source)).collect(),
             desk: Arc::new(Desk { routes, max_attempts: config.max_attempts, outcomes: to_outcomes }),
             jobs,
             in_flight: in_flight.max(source_count),
@@ -146,21 +151,34 @@ impl Control {
         }
     }
 
-    /// Asks idle sources for as many jobs as there is room for, divided among them.
+    /// Asks idle sources for as many jobs as there is room for, those of the highest priority first.
     fn receive_more(&mut self) {
         let asked: usize = self.sources.iter().map(|source| source.asked()).sum();
         let mut room = self.in_flight.saturating_sub(self.leases.len() + asked);
-        let mut idle = self.sources.iter().filter(|source| source.is_idle()).count();
-        for (index, source) in self.sources.iter_mut().enumerate() {
-            if room == 0 {
-                return;
+        for index in 0..self.sources.len() {
+            let max = self.share(index, room);
+            if max == 0 {
+                continue;
             }
-            let max = room.div_ceil(idle.max(1));
-            if let Some(receive) = source.receive(index, max, self.pulse.vitals()) {
-                (room, idle) = (room - max, idle - 1);
+            if let Some(receive) = self.sources[index].receive(index, max, self.pulse.vitals()) {
+                room -= max;
                 self.receiving.push(receive);
             }
         }
+    }
+
+    /// What a source may be asked for: room is divided among those of one priority. With lower ones beside it a source
+    /// is asked for a part only, which its being asked keeps free, and leaves to each of them room for one job.
+    fn share(&self, index: usize, room: usize) -> usize {
+        let priority = self.sources[index].priority;
+        let from_here = &self.sources[index..];
+        let equals = from_here.iter().filter(|source| source.priority == priority && source.is_idle()).count();
+        let mut lower = from_here.iter().filter(|source| source.priority > priority && !source.has_ended()).peekable();
+        if lower.peek().is_none() {
+            return room.div_ceil(equals.max(1));
+        }
+        let room = room.saturating_sub(lower.filter(|source| source.has_none()).count());
+        room.div_ceil(equals.max(1)).min(self.in_flight.div_ceil(SHARE))
     }
 
     fn received(&mut self, received: Received) {
@@ -183,7 +201,8 @@ impl Control {
     }
 
     fn begin(&mut self, source: usize, delivery: Delivery) {
-        let Delivery { id, attempt, payload, until, meta, receipt } = delivery;
+        let Delivery { id, attempt, payload, until, mut meta, receipt } = delivery;
+        meta.priority = meta.priority.max(self.sources[source].priority);
         let span = info_span!("job", id = %id, source = self.sources[source].name, attempt);
         let job = Job::delivered(id.into(), attempt, meta, Some(receipt.clone()));
         let number = self.leases.enter(Instant::now(), source, until, receipt.clone(), job.clone());
@@ -195,6 +214,7 @@ impl Control {
             held.task = Some(task);
         }
         self.meters[source].in_flight.increment(1.0);
+        self.sources[source].held += 1;
     }
 
     /// A job has ended, or was dropped.
@@ -262,6 +282,7 @@ impl Control {
     fn forget(&mut self, number: u64) {
         if let Some(held) = self.leases.remove(number) {
             self.meters[held.source].in_flight.decrement(1.0);
+            self.sources[held.source].held -= 1;
         }
     }
 

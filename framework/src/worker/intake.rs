@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use tracing::{error, warn};
 
 use crate::error::{Error, Fault, Result};
+use crate::job::Priority;
 use crate::source::{AnySource, Delivery, Phase, Vitals};
 
 /// The first and the longest pause after a source failed.
@@ -14,12 +15,16 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 
 pub(super) struct Intake {
     pub(super) name: &'static str,
+    /// The highest that its jobs may have.
+    pub(super) priority: Priority,
     accepts_ahead: bool,
     /// Gone while it receives, and after its end.
     idle: Option<Box<dyn AnySource>>,
     ended: bool,
     /// How many jobs the receive under way may bring.
     asked: usize,
+    /// How many of its jobs are not settled yet.
+    pub(super) held: usize,
     /// The pause before the next receive, after failures.
     pause: Option<Duration>,
 }
@@ -32,13 +37,18 @@ pub(super) struct Received {
 }
 
 impl Intake {
-    pub(super) fn new(adapter: Box<dyn AnySource>) -> Self {
+    pub(super) fn new(priority: Priority, adapter: Box<dyn AnySource>) -> Self {
         let (name, accepts_ahead) = (adapter.name(), adapter.accepts_ahead());
-        Intake { name, accepts_ahead, idle: Some(adapter), ended: false, asked: 0, pause: None }
+        Intake { name, priority, accepts_ahead, idle: Some(adapter), ended: false, asked: 0, held: 0, pause: None }
     }
 
     pub(super) fn is_idle(&self) -> bool {
         self.idle.is_some()
+    }
+
+    /// Whether none of its jobs are here or will be without it being asked.
+    pub(super) fn has_none(&self) -> bool {
+        self.held + self.asked == 0
     }
 
     pub(super) fn has_ended(&self) -> bool {

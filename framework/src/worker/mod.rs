@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config};
 use crate::error::{Context, Error, Fault, Result};
-use crate::job::Job;
+use crate::job::{Job, Priority};
 use crate::pipeline::{Pipeline, Starter, apply_options};
 use crate::source::vitals::Pulse;
 use crate::source::{AnySource, Phase, RouteInfo, Source};
@@ -71,7 +71,8 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 /// ```
 pub struct Worker {
     routes: Vec<(String, Box<dyn AnyRoute>)>,
-    sources: Vec<Box<dyn AnySource>>,
+    /// Each with the highest priority that its jobs may have.
+    sources: Vec<(Priority, Box<dyn AnySource>)>,
     settings: Vec<Setting>,
 }
 
@@ -160,8 +161,19 @@ impl Worker {
     }
 
     /// Feeds the worker from a source. Several may feed it at once.
-    pub fn source(mut self, source: impl Source) -> Self {
-        self.sources.push(Box::new(source));
+    pub fn source(self, source: impl Source) -> Self {
+        self.source_at(Priority::High, source)
+    }
+
+    /// Feeds the worker from a source whose jobs have at most this priority: with a queue at [`Priority::Low`] the
+    /// worker does what requests leave of its time.
+    ///
+    /// Whatever is free is offered to higher sources first, and a quarter of [`in_flight`](Worker::in_flight) is kept
+    /// for them, so that a request finds room in a worker that is full of other work; at least one job of each lower
+    /// source is at work all the same. Where jobs wait for a stage, a lower one lets pass what comes up to its
+    /// [budget](Priority::budget) later.
+    pub fn source_at(mut self, highest: Priority, source: impl Source) -> Self {
+        self.sources.push((highest, Box::new(source)));
         self
     }
 
@@ -197,7 +209,7 @@ impl Worker {
     /// work, and this process watches over it: it passes signals on, writes a crash down, and ends with the child's
     /// exit code. Whatever `main` does before it calls `run` is then done in both.
     pub async fn run(mut self) -> ExitCode {
-        let tells = self.sources.iter_mut().any(|source| source.crashes().is_some());
+        let tells = self.sources.iter_mut().any(|(_, source)| source.crashes().is_some());
         // What cannot be read is said with the other settings.
         if tells && config::supervises().unwrap_or(false) {
             match self.supervise().await {
@@ -252,7 +264,7 @@ impl Worker {
     }
 
     async fn tell_crashes(&mut self) {
-        for source in &mut self.sources {
+        for (_, source) in &mut self.sources {
             let name = source.name();
             let Some(telling) = source.crashes() else {
                 continue;
@@ -323,7 +335,7 @@ impl Worker {
             RouteInfo::new(name.clone(), takes, gives)
         };
         let pulse = Pulse::new(self.routes.iter().map(route).collect());
-        for source in &mut self.sources {
+        for (_, source) in &mut self.sources {
             source.start(pulse.vitals()).with_context(|| format!("starting the source {}", source.name()))?;
         }
         Ok(pulse)

@@ -92,7 +92,7 @@ fn work(
     routes.add(String::new(), Arc::new(works.clone())).unwrap();
     let config = Config { grace, ..Config::default() };
     let pulse = Arc::new(Pulse::new(Vec::new()));
-    let control = Control::new(vec![source], routes, Handle::current(), 64, &config, false, pulse);
+    let control = Control::new(vec![(Priority::High, source)], routes, Handle::current(), 64, &config, false, pulse);
     let (told, stop) = Stop::by_hand();
     (told, tokio::spawn(control.run(stop, std::future::pending())))
 }
