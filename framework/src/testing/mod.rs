@@ -2,5 +2,6 @@
 
 #[cfg(feature = "sqs")]
 pub mod fake_sqs;
+pub mod machine;
 pub mod source;
 pub mod store;

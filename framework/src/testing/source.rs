@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::machine;
 use crate::error::Error;
 use crate::source::memory::Memory;
 use crate::source::{Delivery, Extended, Source};
@@ -74,18 +75,24 @@ impl Bench for MemoryBench {
     }
 }
 
-/// Runs every check.
+/// Runs every check, and random steps beside them.
 pub async fn all(bench: &mut impl Bench) {
-    delivers_what_was_pushed(bench).await;
-    never_more_than_asked(bench).await;
-    one_job_is_held_once(bench).await;
-    done_is_the_end(bench).await;
-    rejected_is_the_end(bench).await;
+    once(bench).await;
     given_back_comes_again(bench).await;
     given_back_with_a_pause_comes_later(bench).await;
     an_ended_lease_is_delivered_again(bench).await;
     an_extended_lease_goes_on(bench).await;
     a_lost_lease_cannot_settle(bench).await;
+    machine::random(bench, 1).await;
+}
+
+/// Runs the checks for a source that never delivers a job again, such as one whose callers try again themselves.
+pub async fn once(bench: &mut impl Bench) {
+    delivers_what_was_pushed(bench).await;
+    never_more_than_asked(bench).await;
+    one_job_is_held_once(bench).await;
+    done_is_the_end(bench).await;
+    rejected_is_the_end(bench).await;
     a_dropped_receive_loses_nothing(bench).await;
 }
 

@@ -385,3 +385,8 @@ impl Source for Http {
         Ok(deliveries)
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "testing")]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

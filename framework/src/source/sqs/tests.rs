@@ -11,6 +11,7 @@ use super::*;
 use crate::error::Fault;
 use crate::source::{Extended, Queue};
 use crate::testing::fake_sqs::{Action, FakeSqs, Fault as Wrong, Refuse};
+use crate::testing::machine;
 use crate::testing::source::{self, Bench, Ended};
 use crate::verdict::Verdict;
 
@@ -129,6 +130,13 @@ async fn conforms() {
 #[tokio::test(start_paused = true)]
 async fn conforms_with_a_fifo_queue() {
     source::all(&mut Queues::new(true)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn random_steps_agree_with_the_model() {
+    for seed in 2..22 {
+        machine::random(&mut Queues::new(seed % 2 == 0), seed).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
