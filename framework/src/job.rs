@@ -158,9 +158,11 @@ impl Job {
         self.0.received
     }
 
-    /// When its turn is where jobs wait for a stage: when it was received, and its priority's budget later.
+    /// When its turn is where jobs wait for a stage: its priority's budget after it was received, or at its deadline if
+    /// that is sooner.
     pub(crate) fn turn(&self) -> Instant {
-        self.0.received + self.0.meta.priority.budget()
+        let turn = self.0.received + self.0.meta.priority.budget();
+        self.0.meta.deadline.map_or(turn, |deadline| deadline.min(turn))
     }
 
     /// Whether to stop: the lease is lost, the caller has gone, or the worker is draining and out of time. Async
