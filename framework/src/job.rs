@@ -56,6 +56,13 @@ pub struct Meta {
     pub labels: BTreeMap<String, String>,
 }
 
+impl Meta {
+    /// The label of a job whose message says where its output should go.
+    pub const OUTPUT: &'static str = "forebay.output";
+    /// The label of a job whose message names a URL that wants to hear of its end.
+    pub const WEBHOOK: &'static str = "forebay.webhook";
+}
+
 /// A partial result, told to the job's caller before the job is done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {

@@ -14,7 +14,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::Sqs;
 use crate::error::{Classify, Context, Error, Result};
 use crate::job::{Meta, Priority};
 
@@ -125,8 +124,8 @@ impl Envelope<'_> {
             return Err(Error::invalid(format_args!("the message's envelope should have {wanted}")));
         };
         let mut labels = self.labels;
-        labels.extend(self.output.map(|output| (Sqs::OUTPUT.to_owned(), output)));
-        labels.extend(self.webhook.map(|url| (Sqs::WEBHOOK.to_owned(), url)));
+        labels.extend(self.output.map(|output| (Meta::OUTPUT.to_owned(), output)));
+        labels.extend(self.webhook.map(|url| (Meta::WEBHOOK.to_owned(), url)));
         let meta = Meta {
             deadline: self.deadline.map(|text| moment(&text)).transpose()?,
             priority: self.priority.map_or(Priority::Normal, Class::priority),
@@ -223,7 +222,7 @@ mod tests {
         let meta = opened.meta;
         assert_eq!((meta.priority, meta.route.as_deref()), (Priority::High, Some("r")));
         assert_eq!((meta.content_type.as_deref(), meta.trace.as_deref()), (Some("image/png"), Some("t")));
-        let labels = ["x", Sqs::OUTPUT, Sqs::WEBHOOK].map(|name| meta.labels[name].as_str());
+        let labels = ["x", Meta::OUTPUT, Meta::WEBHOOK].map(|name| meta.labels[name].as_str());
         assert_eq!(labels, ["y", "results/a", "https://example.com/"]);
         assert!(meta.deadline.unwrap() > Instant::now() + Duration::from_secs(86_400));
     }

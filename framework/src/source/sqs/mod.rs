@@ -21,7 +21,10 @@
 //! | `content_type` | the payload's media type |
 //! | `trace` | the caller's trace, as a W3C `traceparent` |
 //! | `labels` | anything else, as texts by name: the job's [labels](crate::Meta::labels) |
-//! | `output`, `webhook` | for the pipeline's stages, as the labels [`OUTPUT`](Sqs::OUTPUT) and [`WEBHOOK`](Sqs::WEBHOOK) |
+//! | `output`, `webhook` | for the pipeline's stages, as the labels [`Meta::OUTPUT`] and [`Meta::WEBHOOK`] |
+//!
+//! [`Meta::OUTPUT`]: crate::Meta::OUTPUT
+//! [`Meta::WEBHOOK`]: crate::Meta::WEBHOOK
 //!
 //! Only `forebay` and a payload are needed. An unknown field, as any other error in an envelope, rejects the message.
 //! Message attributes are labels too. A body above the limit of SQS may be in a bucket, written by Amazon's extended
@@ -101,10 +104,6 @@ impl Sqs {
     pub const MESSAGE_ID: &'static str = "sqs.message_id";
     /// The label of a job of a FIFO queue that holds its group.
     pub const GROUP: &'static str = "sqs.group";
-    /// The label of a job whose envelope says where its output should go.
-    pub const OUTPUT: &'static str = "sqs.output";
-    /// The label of a job whose envelope names a URL that wants to hear of its end.
-    pub const WEBHOOK: &'static str = "sqs.webhook";
 
     pub(crate) const NAME: &'static str = "sqs";
 
