@@ -172,6 +172,14 @@ pub(super) fn seal(id: &str, payload: &[u8]) -> Result<String> {
     serde_json::to_string(&Sealed { forebay: VERSION, id, text, base64 }).context("writing a message's envelope")
 }
 
+/// A payload as it is, if SQS takes it so.
+pub(super) fn bare(payload: &[u8]) -> Result<String> {
+    let text = std::str::from_utf8(payload).ok().filter(|text| !text.is_empty() && text.chars().all(is_allowed));
+    let refused =
+        || Error::invalid("SQS takes no such payload without an envelope: it is empty, or not the text it takes");
+    text.map(str::to_owned).ok_or_else(refused)
+}
+
 /// What SQS takes in a text; the rest it refuses.
 pub(super) fn is_allowed(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
