@@ -57,9 +57,12 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// The label of a job whose message says where its output should go.
+    /// The label that says on which queue the job's end is wanted, by a name that [`Committed::results_named`] has given
+    /// to one.
+    ///
+    /// [`Committed::results_named`]: crate::source::committed::Committed::results_named
     pub const OUTPUT: &'static str = "forebay.output";
-    /// The label of a job whose message names a URL that wants to hear of its end.
+    /// The label that holds a URL which wants to hear of the job's end. `Committed::webhooks` sends it there.
     pub const WEBHOOK: &'static str = "forebay.webhook";
 }
 
