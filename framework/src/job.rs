@@ -56,6 +56,16 @@ pub struct Meta {
     pub labels: BTreeMap<String, String>,
 }
 
+impl Meta {
+    /// The label that says on which queue the job's end is wanted, by a name that [`Committed::results_named`] has given
+    /// to one.
+    ///
+    /// [`Committed::results_named`]: crate::source::committed::Committed::results_named
+    pub const OUTPUT: &'static str = "forebay.output";
+    /// The label that holds a URL which wants to hear of the job's end. `Committed::webhooks` sends it there.
+    pub const WEBHOOK: &'static str = "forebay.webhook";
+}
+
 /// A partial result, told to the job's caller before the job is done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {

@@ -80,7 +80,8 @@ pub fn judge(outcome: Result<Bytes>, id: &str, attempt: u32, max_attempts: u32) 
     }
 }
 
-fn pause(id: &str, attempt: u32) -> Duration {
+/// How long job `id` is held back after its `attempt`.
+pub(crate) fn pause(id: &str, attempt: u32) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << attempt.saturating_sub(1).min(16));
     let mut hasher = DefaultHasher::new();
     (id, attempt).hash(&mut hasher);

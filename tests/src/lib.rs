@@ -4,6 +4,7 @@
 mod beside;
 mod client;
 mod gate;
+mod hook;
 mod ledger;
 mod model;
 mod random;
@@ -15,6 +16,7 @@ mod worked;
 pub use beside::{run_beside, start};
 pub use client::{Client, Response};
 pub use gate::Gate;
+pub use hook::Hook;
 pub use ledger::{Entry, Extend, Ledger, Settle};
 pub use model::{Func, model};
 pub use random::Random;

@@ -4,22 +4,19 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use forebay::source::deferred::Deferred;
 use forebay::source::http::Http;
-use forebay::webhook::{Guard, Headers, Secret, TOLERANCE, Webhook, verify};
+use forebay::webhook::Webhook;
 use forebay::{Event, Pipeline, Worker};
-use forebay_tests::{Client, Gate, Process, eventually, start, within};
+use forebay_tests::{Client, Gate, Hook, Process, eventually, start, within};
 use serde_json::{Value, json};
 
-const SECRET: &str = "whsec_Zm9yZWJheSdzIHNlY3JldCBmb3IgaXRzIHRlc3Rz";
 const LATER: &str = "content-type: application/json\r\nprefer: respond-async\r\n";
 
 /// A replica: an HTTP server and, if it has a pipeline that `works`, a worker.
@@ -177,63 +174,11 @@ async fn what_cannot_be_taken_in_is_refused() {
     assert_eq!(refused.status, 422, "no secrets, no webhooks: {}", refused.text());
     let refused = client.post_with("/", "prefer: respond-async\r\ncontent-type: text/plain\r\n", b"1").await;
     assert_eq!(refused.status, 415);
-    let inside = replica(folder.path(), Some(sender()), doubling(&gate, &runs));
+    let inside = replica(folder.path(), Some(Hook::sender()), doubling(&gate, &runs));
     let mut client = Client::connect(inside).await;
     let refused = client.post_with("/", &format!("{LATER}x-webhook-url: https://169.254.169.254/\r\n"), b"1").await;
     assert_eq!(refused.status, 422, "not into our own network: {}", refused.text());
     assert!(refused.text().contains("x-webhook-url"), "{}", refused.text());
-}
-
-/// Sends to this machine, in the clear: for tests only.
-fn sender() -> Webhook {
-    let guard = Guard::new().open_to(["127.0.0.0/8".parse().unwrap()]).ports(1024..=65535).plain_http();
-    Webhook::new(guard, [Secret::new(SECRET).unwrap()]).unwrap()
-}
-
-/// What came to a receiver of webhooks: the message's id, and its body.
-type Told = Arc<Mutex<Vec<(String, Value)>>>;
-
-/// A receiver that refuses the first `refuses` messages with 503 and checks every signature.
-fn receiver(refuses: usize) -> (String, Told) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/hook?token=secret", listener.local_addr().unwrap());
-    let told = Told::default();
-    let seen = told.clone();
-    std::thread::spawn(move || {
-        for (count, stream) in listener.incoming().enumerate() {
-            let (headers, body) = read_request(BufReader::new(stream.as_ref().unwrap()));
-            let header = |name: &str| headers[name].as_str();
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-            let signed = Headers {
-                id: header("webhook-id"),
-                timestamp: header("webhook-timestamp"),
-                signature: header("webhook-signature"),
-            };
-            verify(&[Secret::new(SECRET).unwrap()], signed, &body, now, TOLERANCE).expect("a good signature");
-            seen.lock().unwrap().push((header("webhook-id").to_owned(), serde_json::from_slice(&body).unwrap()));
-            let status = if count < refuses { "503 Service Unavailable" } else { "204 No Content" };
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-            std::io::Write::write_all(&mut stream.unwrap(), answer.as_bytes()).unwrap();
-        }
-    });
-    (url, told)
-}
-
-fn read_request(mut stream: impl BufRead) -> (BTreeMap<String, String>, Vec<u8>) {
-    let mut headers = BTreeMap::new();
-    let mut line = String::new();
-    stream.read_line(&mut line).unwrap();
-    loop {
-        line.clear();
-        stream.read_line(&mut line).unwrap();
-        let Some((name, value)) = line.trim_end().split_once(": ") else {
-            break;
-        };
-        headers.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-    let mut body = vec![0; headers["content-length"].parse().unwrap()];
-    stream.read_exact(&mut body).unwrap();
-    (headers, body)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,14 +186,14 @@ async fn a_webhook_carries_the_result_and_is_tried_again_under_the_same_id() {
     let folder = tempfile::tempdir().unwrap();
     let gate = Gate::new();
     gate.open();
-    let (url, told) = receiver(1);
-    let address = replica(folder.path(), Some(sender()), doubling(&gate, &Arc::default()));
+    let hook = Hook::refusing(1);
+    let address = replica(folder.path(), Some(Hook::sender()), doubling(&gate, &Arc::default()));
     let mut client = Client::connect(address).await;
-    let (job, first) = hand_in(&mut client, &format!("x-webhook-url: {url}\r\n"), "4").await;
+    let (job, first) = hand_in(&mut client, &format!("x-webhook-url: {}\r\n", hook.url()), "4").await;
     let id = format!("msg_{}", first["id"].as_str().unwrap());
     // The first pause is 5 s.
-    eventually("it was sent twice", || told.lock().unwrap().len() == 2);
-    for (message, body) in &*told.lock().unwrap() {
+    eventually("it was sent twice", || hook.told().len() == 2);
+    for (message, body) in &hook.told() {
         assert_eq!((message, &body["type"], &body["data"]["result"]), (&id, &json!("job.done"), &json!(8)), "{body}");
         assert_eq!(body["data"]["id"], first["id"]);
     }
@@ -259,23 +204,24 @@ async fn a_webhook_carries_the_result_and_is_tried_again_under_the_same_id() {
 
 fn process(folder: &Path) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_served"));
-    Process::start(command.env("FOREBAY_TEST_JOBS", folder).env("FOREBAY_TEST_SECRET", SECRET))
+    Process::start(command.env("FOREBAY_TEST_JOBS", folder).env("FOREBAY_TEST_SECRET", Hook::SECRET))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_worker_finishes_what_a_killed_one_took_in() {
     const JOBS: u64 = 40;
     let folder = tempfile::tempdir().unwrap();
-    let (url, told) = receiver(0);
+    let hook = Hook::refusing(0);
     let first = process(folder.path());
     let mut client = Client::connect(first.address).await;
     let mut jobs = BTreeMap::new();
     for n in 0..JOBS {
-        let (address, status) = hand_in(&mut client, &format!("x-webhook-url: {url}\r\n"), &n.to_string()).await;
+        let (address, status) =
+            hand_in(&mut client, &format!("x-webhook-url: {}\r\n", hook.url()), &n.to_string()).await;
         jobs.insert(format!("msg_{}", status["id"].as_str().unwrap()), (address, n));
     }
     // Some are done, some told, some at work, some wait.
-    eventually("the first are told", || told.lock().unwrap().len() >= 3);
+    eventually("the first are told", || hook.told().len() >= 3);
     drop(first);
     let second = process(folder.path());
     let mut client = Client::connect(second.address).await;
@@ -283,10 +229,10 @@ async fn another_worker_finishes_what_a_killed_one_took_in() {
         let done = until(&mut client, address, |status| status["state"] == "done").await;
         assert_eq!(done["result"], 2 * n);
     }
-    let arrived = || told.lock().unwrap().iter().map(|(id, _)| id.clone()).collect::<std::collections::BTreeSet<_>>();
+    let arrived = || hook.told().iter().map(|(id, _)| id.clone()).collect::<std::collections::BTreeSet<_>>();
     eventually("every webhook has arrived", || arrived().len() == JOBS as usize);
-    for (id, body) in &*told.lock().unwrap() {
+    for (id, body) in &hook.told() {
         assert_eq!(body["data"]["result"], 2 * jobs[id].1, "under its own id, each time");
     }
-    assert!(told.lock().unwrap().len() < 2 * JOBS as usize, "only what was under way comes twice");
+    assert!(hook.told().len() < 2 * JOBS as usize, "only what was under way comes twice");
 }

@@ -36,6 +36,19 @@ pub(crate) enum State {
     Cancelled,
 }
 
+impl State {
+    /// As it is written.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Running => "running",
+            State::Done => "done",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct End {
@@ -64,6 +77,13 @@ pub(crate) struct Output {
 pub(crate) struct Failure {
     pub(crate) fault: String,
     pub(crate) detail: String,
+}
+
+impl Output {
+    /// What its object is called, among those of its job.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl End {

@@ -11,6 +11,8 @@
 //!
 //! An adapter's conformance is checked by `forebay::testing::source`, which the memory source passes first.
 
+#[cfg(feature = "webhook")]
+pub(crate) mod attempt;
 pub mod committed;
 #[cfg(feature = "http")]
 pub mod deferred;
@@ -19,8 +21,10 @@ pub mod folder;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod memory;
+pub(crate) mod notice;
 #[cfg(feature = "sqs")]
 pub mod sqs;
+pub(crate) mod told;
 pub(crate) mod vitals;
 
 use std::future::Future;
@@ -99,7 +103,7 @@ pub trait Source: Send + 'static {
     }
 }
 
-/// A queue that jobs can be put on, for a source that takes them off it.
+/// A queue that jobs can be put on, for a source that takes them off it; or results, for whoever wants them.
 pub trait Queue: Send + Sync + 'static {
     /// Puts a job on the queue: durably, once it is answered. Where a job of that id waits or is at work, nothing
     /// changes.

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::Shared;
 use super::ticket::Ticket;
 use crate::error::{Error, Fault, Result};
+use crate::source::ends::End;
 use crate::source::{Delivery, Extended, Receipt, margin};
 use crate::verdict::Verdict;
 use crate::witness::crash::{self, Opinion};
@@ -43,8 +44,8 @@ pub(super) enum Turn {
 
 /// What the store knows of a job.
 enum Known {
-    /// It has ended, and this is what its source is told.
-    Ended(Verdict),
+    /// It has ended so, and this is what its source is told.
+    Ended(End, Verdict),
     Open {
         crashes: usize,
         opinion: Opinion,
@@ -61,7 +62,10 @@ pub(super) async fn look(shared: Arc<Shared>, delivery: Delivery) -> Looked {
     let late = |_| Err(Error::transient("the store took too long to say what it knows of the job"));
     let known = timeout(within, known(&shared, &delivery)).await.unwrap_or_else(late);
     let (crashes, opinion) = match known {
-        Ok(Known::Ended(verdict)) => return over(receipt, verdict),
+        Ok(Known::Ended(end, verdict)) => {
+            let ticket = Ticket::of(shared, &delivery, 0).ended(end, &verdict);
+            return over(Arc::new(ticket), verdict);
+        }
         Ok(Known::Open { crashes, opinion }) => (crashes, opinion),
         Err(why) => {
             debug!(job = id, error = %why, "cannot see whether the job has ended; it is not run now");
@@ -73,6 +77,10 @@ pub(super) async fn look(shared: Arc<Shared>, delivery: Delivery) -> Looked {
             Ok(verdict) => over(Arc::new(Ticket::of(shared, &delivery, crashes)), verdict),
             Err(why) => over(receipt, not_now(why)),
         };
+    }
+    if let Err(why) = shared.outlets.check(&delivery.meta) {
+        warn!(job = id, error = %why, "the job is rejected");
+        return over(Arc::new(Ticket::of(shared, &delivery, crashes)), Verdict::Reject { why });
     }
     let alone = opinion == Opinion::Suspect;
     if alone {
@@ -103,7 +111,8 @@ fn not_now(why: Error) -> Verdict {
 async fn known(shared: &Shared, delivery: &Delivery) -> Result<Known> {
     let id = &delivery.id;
     if let Some(end) = shared.ends.ended(id).await? {
-        return Ok(Known::Ended(shared.ends.verdict(id, &end).await?));
+        let verdict = shared.ends.verdict(id, &end).await?;
+        return Ok(Known::Ended(end, verdict));
     }
     // What was never delivered before was in no crash.
     if delivery.attempt <= 1 {

@@ -5,9 +5,16 @@
 //! later finds it, settles the job with it and does not run it. The end is written before the source is told. It also
 //! tells crashes from losses: a job that was there when a worker crashed is run alone, and one that crashes its
 //! workers again and again is rejected; a worker that was lost counts against nobody.
+//!
+//! What became of a job can be told elsewhere too: on queues for results, by name, and to URLs. That is done between the
+//! end and the word to the source, so that a worker lost at any point leaves a message that comes again; then the end is
+//! found and told, and the job is not run.
 
+mod errand;
 mod look;
+mod outlets;
 mod records;
+mod telling;
 #[cfg(test)]
 #[cfg(feature = "testing")]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -26,22 +33,25 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::ends::Ends;
-use super::{Delivery, Phase, Receipt, Source, Vitals, give_back};
+use super::{Delivery, Phase, Queue, Receipt, Source, Vitals, give_back};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::store::Store;
 use crate::verdict::Verdict;
+#[cfg(feature = "webhook")]
+use crate::webhook::Webhook;
 use crate::witness::marker::Marker;
 use crate::witness::{Witness, crash};
 use look::{Looked, look};
+use outlets::Outlets;
 pub use records::Records;
 
 pub use crate::witness::crash::Crash;
 
 /// Deliveries that are looked at, and jobs that are settled unrun, each at once.
 const AT_ONCE: usize = 256;
-/// How long a job that is not to be run is settled for.
-const SETTLE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a job that is not to be run is settled for, with its end told to whoever is to know of it.
+const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 /// How long the crashes of earlier processes are told for, before jobs are received.
 const TELL_WITHIN: Duration = Duration::from_secs(30);
 
@@ -56,6 +66,10 @@ const TELL_WITHIN: Duration = Duration::from_secs(30);
 /// have been the cause; after crashes on three different workers (or in six processes where there are fewer workers),
 /// alone at least once, a job is rejected.
 ///
+/// Results are in the store, and where you like elsewhere too: [`results_to`](Committed::results_to) a queue,
+/// [`results_named`](Committed::results_named) for jobs that say so, and `webhooks` (feature `webhook`) for jobs that
+/// name a URL.
+///
 /// ```no_run
 /// use forebay::source::{committed::Committed, folder::Folder};
 /// use forebay::{Pipeline, Worker, store};
@@ -63,7 +77,8 @@ const TELL_WITHIN: Duration = Duration::from_secs(30);
 /// # async fn serve() -> forebay::Result<std::process::ExitCode> {
 /// let pipeline = Pipeline::new().cpu("shout", 1, |_, text: String| Ok(text.to_uppercase()));
 /// let queue = Folder::open("/data/queue", "/data/claims")?.consuming();
-/// let source = Committed::new(queue, store::Folder::open("/data/results")?);
+/// let results = Folder::open("/data/told", "/data/told-claims")?.queue();
+/// let source = Committed::new(queue, store::Folder::open("/data/results")?).results_to(results);
 /// Ok(Worker::new(pipeline).source(source).run().await)
 /// # }
 /// ```
@@ -88,6 +103,7 @@ pub struct Committed<S> {
 /// What the source's tasks and receipts share.
 pub(crate) struct Shared {
     ends: Ends,
+    outlets: Outlets,
     /// The media type of each pipeline's results; known once the worker starts.
     gives: OnceLock<BTreeMap<String, &'static str>>,
     /// Where jobs run; known once the worker starts.
@@ -114,6 +130,7 @@ impl<S: Source> Committed<S> {
         let (sender, alive) = watch::channel(());
         let shared = Shared {
             ends: Ends::new(Arc::new(store)),
+            outlets: Outlets::default(),
             gives: OnceLock::new(),
             jobs: OnceLock::new(),
             marker: OnceLock::new(),
@@ -131,6 +148,59 @@ impl<S: Source> Committed<S> {
             failed: None,
             ended: false,
         }
+    }
+
+    /// Puts the end of every job on `queue` too, once it is in the store and before the source is told: a document in
+    /// JSON as `{"type": "job.done", "timestamp": "...", "data": {"id": "...", "state": "done", ...}}`, under the job's
+    /// id. In `data` is the result itself, as `result` (JSON) or `base64` (anything else) up to 64 KiB; a larger one is
+    /// in the store under `key`. Of a rejected job (`job.failed`) there is `error` instead, with `fault` and `detail`.
+    ///
+    /// At least once: where the queue does not take it, the source's message is put back, with pauses that grow to 5 min
+    /// and for as long as the source delivers it; whoever gets it again finds the end, tells it and does not run the
+    /// job. The queue has to take any job's id; a folder's takes names of
+    /// files.
+    pub fn results_to(self, queue: impl Queue) -> Self {
+        self.set(|outlets| outlets.queue = Some(Arc::new(queue)))
+    }
+
+    /// Puts the ends of jobs there instead that want their output to go to `name`, as the label
+    /// [`Meta::OUTPUT`](crate::Meta::OUTPUT) says; may be called for several names. Once there is a queue for results,
+    /// a job that names an unknown one is rejected and not run.
+    pub fn results_named(self, name: impl Into<String>, queue: impl Queue) -> Self {
+        self.set(|outlets| drop(outlets.named.insert(name.into(), Arc::new(queue))))
+    }
+
+    /// Tells jobs' ends to the URLs that they name with the label [`Meta::WEBHOOK`](crate::Meta::WEBHOOK): the document
+    /// of [`results_to`](Committed::results_to), signed.
+    ///
+    /// One attempt for each delivery of the source's message, which is put back for the pause of
+    /// [`pause`](crate::webhook::pause) where it fails, or for what the receiver asks, at most 11 h at once. So the
+    /// source has to count many deliveries before it gives a message up, and keep it for four days; a FIFO queue holds
+    /// up the message's group as long. It is given up after [`ATTEMPTS`](crate::webhook::ATTEMPTS), or at once where
+    /// the receiver wants no more (410) or the guard refuses the URL; the log says so. An attempt takes 20 s at most, and
+    /// as long the job keeps its place in the worker.
+    ///
+    /// ```no_run
+    /// # use forebay::source::{committed::Committed, folder::Folder};
+    /// # use forebay::{store, webhook::Webhook};
+    /// # fn source() -> forebay::Result<Committed<Folder>> {
+    /// let queue = Folder::open("/data/queue", "/data/claims")?.consuming();
+    /// let source = Committed::new(queue, store::Folder::open("/data/results")?).webhooks(Webhook::from_env()?);
+    /// # Ok(source) }
+    /// ```
+    #[cfg(feature = "webhook")]
+    pub fn webhooks(self, webhook: Webhook) -> Self {
+        let clock = Arc::new(super::attempt::seconds);
+        self.set(|outlets| outlets.sender = Some(outlets::Sender { webhook, clock }))
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Outlets)) -> Self {
+        // Settings come first, while no delivery shares it.
+        match Arc::get_mut(&mut self.shared) {
+            Some(shared) => change(&mut shared.outlets),
+            None => warn!("where results go was said after jobs were received, and is ignored"),
+        }
+        self
     }
 
     /// Leaves a marker from now on, and tells of those that others have left.

@@ -1,4 +1,5 @@
-//! The receipt of a committed job: its source's own, with the end written before the source is told.
+//! The receipt of a committed job: its source's own, with the end written, and told to whoever is to know, before the
+//! source is told.
 //!
 //! Nothing is written once the lease has ended by the worker's own clock, less a margin: somebody else may have the
 //! job by then. What is written all the same, since it was on its way, loses the race for the end or wins it; either
@@ -9,22 +10,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::Shared;
+use super::errand::Errand;
 use super::look::Turn;
-use crate::error::{Context, Error, Result};
+use super::outlets::Outlet;
+use super::telling::{self, Telling};
+use crate::error::{Error, Result};
 use crate::job::{Event, Timings};
 use crate::source::ends::{End, Output};
+use crate::source::notice::notice;
 use crate::source::{CallOff, Delivery, Extended, Receipt, Watch, margin};
 use crate::verdict::Verdict;
 use crate::witness::crash;
 use crate::witness::marker::Marker;
-
-/// At most one task. Dropped, it ends. An async mutex, held while it is waited for.
-type Keeping = tokio::sync::Mutex<JoinSet<Result<()>>>;
 
 pub(super) struct Ticket {
     shared: Arc<Shared>,
@@ -40,14 +41,24 @@ pub(super) struct Ticket {
     length: Duration,
     /// The end that this worker writes, made at its first try and the same at each.
     end: OnceLock<End>,
-    /// Puts its result into the store, on the runtime of the jobs: a large one must not be in the way of leases. A try
-    /// to settle that is cut off for its slowness leaves it going.
-    keeping: Keeping,
-    /// The result is in the store.
-    kept: OnceLock<()>,
-    /// What the source is to be told: the verdict of the end that stands.
-    standing: OnceLock<Verdict>,
+    /// Puts its result into the store, on the runtime of the jobs: a large one must not be in the way of leases.
+    keeping: Errand<()>,
+    /// The end that stands, once that is known.
+    standing: OnceLock<Standing>,
+    /// Who is to know of it beside the source.
+    outlet: Outlet,
+    /// Tells them, there too. What the source is told then instead of the end, if anything is left to tell.
+    telling: Errand<Option<Verdict>>,
     seat: Option<Arc<Seat>>,
+}
+
+/// How the job has ended, once and for all.
+struct Standing {
+    end: End,
+    /// What the source is told of it.
+    verdict: Verdict,
+    /// This worker has written it, and so nobody else has told it yet.
+    is_new: bool,
 }
 
 /// A job's place in the worker, from its delivery until the last of it is dropped.
@@ -61,6 +72,7 @@ struct Seat {
 
 impl Ticket {
     pub(super) fn of(shared: Arc<Shared>, delivery: &Delivery, crashes: usize) -> Self {
+        let outlet = shared.outlets.of(&delivery.meta);
         Ticket {
             gives: shared.gives(delivery.meta.route.as_deref()),
             shared,
@@ -71,9 +83,10 @@ impl Ticket {
             until: Mutex::new(delivery.until),
             length: delivery.until.saturating_duration_since(Instant::now()),
             end: OnceLock::new(),
-            keeping: Keeping::default(),
-            kept: OnceLock::new(),
+            keeping: Errand::default(),
             standing: OnceLock::new(),
+            outlet,
+            telling: Errand::default(),
             seat: None,
         }
     }
@@ -87,6 +100,12 @@ impl Ticket {
         self
     }
 
+    /// For a job that has ended, and is not run again.
+    pub(super) fn ended(self, end: End, verdict: &Verdict) -> Self {
+        let standing = OnceLock::from(Standing { end, verdict: verdict.clone(), is_new: false });
+        Ticket { standing, ..self }
+    }
+
     async fn settle_as(&self, verdict: &Verdict) -> Result<()> {
         if matches!(verdict, Verdict::Retry { .. }) {
             return self.receipt.settle(verdict).await;
@@ -98,35 +117,74 @@ impl Ticket {
                 self.standing.get_or_init(|| committed)
             }
         };
-        self.receipt.settle(standing).await
+        let left_to_tell = self.tell(standing).await?;
+        self.receipt.settle(left_to_tell.unwrap_or(&standing.verdict)).await
     }
 
-    /// Ends the job in the store, unless it has ended: what its source is to be told.
-    async fn commit(&self, verdict: &Verdict) -> Result<Verdict> {
+    /// Ends the job in the store, unless it has ended: how it stands.
+    async fn commit(&self, verdict: &Verdict) -> Result<Standing> {
         let late =
             |_| Err(Error::transient(format_args!("the store did not take the end of job `{}` in time", self.id)));
         timeout(self.left()?, self.write(verdict)).await.unwrap_or_else(late)
     }
 
-    async fn write(&self, verdict: &Verdict) -> Result<Verdict> {
+    async fn write(&self, verdict: &Verdict) -> Result<Standing> {
         let ends = &self.shared.ends;
         let end = self.end.get_or_init(|| match verdict {
             Verdict::Done(result) => End::done(self.attempt, self.gives, result.len()),
             Verdict::Reject { why } => End::failed(why),
             Verdict::Retry { .. } => End::failed(&Error::failed("given back")),
         });
-        if let (Verdict::Done(result), Some(output), None) = (verdict, &end.result, self.kept.get()) {
+        if let (Verdict::Done(result), Some(output), false) = (verdict, &end.result, self.keeping.is_done()) {
             self.keep(output, result).await?;
-            self.kept.get_or_init(|| ());
             self.clear().await;
         }
         // The result may have taken long.
         self.left()?;
         if let Some(other) = ends.end(&self.id, self.attempt, end).await? {
             debug!(job = self.id, "the job had ended already; its first end stands");
-            return ends.verdict(&self.id, &other).await;
+            let verdict = ends.verdict(&self.id, &other).await?;
+            return Ok(Standing { end: other, verdict, is_new: false });
         }
-        Ok(verdict.clone())
+        Ok(Standing { end: end.clone(), verdict: verdict.clone(), is_new: true })
+    }
+
+    /// Tells the end to whoever is to know beside the source: what that is told instead, if anything is left to tell.
+    async fn tell(&self, standing: &Standing) -> Result<Option<&Verdict>> {
+        if self.outlet.is_nobody() {
+            return Ok(None);
+        }
+        let begin = || {
+            let left = self.left()?;
+            let telling = self.telling_of(standing)?;
+            // Whoever gets the job next has a whole lease for it.
+            let fits = left >= (self.length / 2).min(telling::WITHIN);
+            let id = self.id.clone();
+            Ok(async move {
+                let late = |_| Err(Error::transient(format_args!("the end of job `{id}` could not be told in time")));
+                match fits {
+                    true => timeout(left, telling.run(left)).await.unwrap_or_else(late),
+                    false => Ok(Some(telling.not_now())),
+                }
+            })
+        };
+        let told = self.telling.run(self.shared.jobs.get(), begin).await?;
+        Ok(told.as_ref())
+    }
+
+    fn telling_of(&self, standing: &Standing) -> Result<Telling> {
+        let result = match &standing.verdict {
+            Verdict::Done(result) => Some(result),
+            _ => None,
+        };
+        Ok(Telling {
+            shared: self.shared.clone(),
+            id: self.id.clone(),
+            attempt: self.attempt,
+            to: self.outlet.clone(),
+            document: notice(&self.id, &standing.end, result)?,
+            is_new: standing.is_new,
+        })
     }
 
     /// Nothing is held any more against a job that ran through. Before its end, so that a worker lost in between leaves
@@ -141,24 +199,16 @@ impl Ticket {
     }
 
     async fn keep(&self, output: &Output, result: &Bytes) -> Result<()> {
-        let mut keeping = self.keeping.lock().await;
-        if keeping.is_empty() {
+        let begin = || {
             let (shared, id, left) = (self.shared.clone(), self.id.clone(), self.left()?);
             let (output, result) = (output.clone(), result.clone());
-            let keep = async move {
+            Ok(async move {
                 let late =
                     |_| Err(Error::transient(format_args!("the store did not take the result of job `{id}` in time")));
                 timeout(left, shared.ends.keep(&id, &output, result)).await.unwrap_or_else(late)
-            };
-            match self.shared.jobs.get() {
-                Some(jobs) => keeping.spawn_on(keep, jobs),
-                None => keeping.spawn(keep),
-            };
-        }
-        match keeping.join_next().await {
-            Some(kept) => kept.context("keeping a result")?,
-            None => Err(Error::failed("a result was not kept")),
-        }
+            })
+        };
+        self.keeping.run(self.shared.jobs.get(), begin).await.copied()
     }
 
     /// How long the lease lasts for whatever others could see.

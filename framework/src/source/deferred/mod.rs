@@ -30,7 +30,7 @@ use crate::verdict::Verdict;
 use crate::webhook::Webhook;
 pub(crate) use envelope::Header;
 use records::Records;
-pub(crate) use records::{Asked, Status, Told};
+pub(crate) use records::{Asked, Status};
 use registry::Opened;
 pub(crate) use registry::{Registry, Submitted};
 use ticket::Ticket;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::source::ends::{End, Ends, Output, State, key};
+use crate::source::told::Told;
 use crate::store::{Key, Put, Store};
 
 /// What a caller asked for.
@@ -31,17 +32,6 @@ pub(crate) struct Asked {
 pub(crate) struct Work {
     pub(crate) attempt: u32,
     pub(crate) progress: f32,
-}
-
-/// How far the webhook is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(schemars::JsonSchema))]
-pub(crate) struct Told {
-    pub(crate) attempts: u32,
-    /// When the next attempt is due, in seconds since 1970; after the last one, nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) next: Option<u64>,
-    pub(crate) outcome: String,
 }
 
 /// All that is known of a job.

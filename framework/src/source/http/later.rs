@@ -20,8 +20,9 @@ use super::once;
 use super::server::App;
 use crate::error::{Error, Fault};
 use crate::source::Phase;
-use crate::source::deferred::{self, Header, Registry, Status, Submitted, Told};
+use crate::source::deferred::{self, Header, Registry, Status, Submitted};
 use crate::source::ends::{Failure, State, nonce, now};
+use crate::source::told::Told;
 
 pub(super) const PREFER: &str = "prefer";
 pub(super) const WEBHOOK_URL: &str = "x-webhook-url";

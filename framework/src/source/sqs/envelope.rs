@@ -14,7 +14,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::Sqs;
 use crate::error::{Classify, Context, Error, Result};
 use crate::job::{Meta, Priority};
 
@@ -125,8 +124,8 @@ impl Envelope<'_> {
             return Err(Error::invalid(format_args!("the message's envelope should have {wanted}")));
         };
         let mut labels = self.labels;
-        labels.extend(self.output.map(|output| (Sqs::OUTPUT.to_owned(), output)));
-        labels.extend(self.webhook.map(|url| (Sqs::WEBHOOK.to_owned(), url)));
+        labels.extend(self.output.map(|output| (Meta::OUTPUT.to_owned(), output)));
+        labels.extend(self.webhook.map(|url| (Meta::WEBHOOK.to_owned(), url)));
         let meta = Meta {
             deadline: self.deadline.map(|text| moment(&text)).transpose()?,
             priority: self.priority.map_or(Priority::Normal, Class::priority),
@@ -171,6 +170,14 @@ pub(super) fn seal(id: &str, payload: &[u8]) -> Result<String> {
     let text = std::str::from_utf8(payload).ok().filter(is_text);
     let base64 = text.is_none().then(|| STANDARD.encode(payload));
     serde_json::to_string(&Sealed { forebay: VERSION, id, text, base64 }).context("writing a message's envelope")
+}
+
+/// A payload as it is, if SQS takes it so.
+pub(super) fn bare(payload: &[u8]) -> Result<String> {
+    let text = std::str::from_utf8(payload).ok().filter(|text| !text.is_empty() && text.chars().all(is_allowed));
+    let refused =
+        || Error::invalid("SQS takes no such payload without an envelope: it is empty, or not the text it takes");
+    text.map(str::to_owned).ok_or_else(refused)
 }
 
 /// What SQS takes in a text; the rest it refuses.
@@ -223,7 +230,7 @@ mod tests {
         let meta = opened.meta;
         assert_eq!((meta.priority, meta.route.as_deref()), (Priority::High, Some("r")));
         assert_eq!((meta.content_type.as_deref(), meta.trace.as_deref()), (Some("image/png"), Some("t")));
-        let labels = ["x", Sqs::OUTPUT, Sqs::WEBHOOK].map(|name| meta.labels[name].as_str());
+        let labels = ["x", Meta::OUTPUT, Meta::WEBHOOK].map(|name| meta.labels[name].as_str());
         assert_eq!(labels, ["y", "results/a", "https://example.com/"]);
         assert!(meta.deadline.unwrap() > Instant::now() + Duration::from_secs(86_400));
     }

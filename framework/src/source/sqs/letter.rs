@@ -16,6 +16,8 @@ use crate::error::{Context, Error, Result};
 const MOST: usize = 10;
 /// What is always taken: queues may be told to take less than the service does.
 pub(super) const SAFE: usize = 256 << 10;
+/// The attribute that holds a job's id.
+pub(super) const JOB_ATTRIBUTE: &str = "forebay.job";
 /// Of an error, what is told.
 const LONGEST_ERROR: usize = 2000;
 
@@ -59,7 +61,7 @@ fn attributes(
         ("forebay.reason".to_owned(), attribute("String", why.fault().as_str())?),
         ("forebay.error".to_owned(), attribute("String", clean(&why.to_string(), LONGEST_ERROR))?),
         ("forebay.attempts".to_owned(), attribute("Number", attempt.to_string())?),
-        ("forebay.job".to_owned(), attribute("String", clean(id, LONGEST_ERROR))?),
+        (JOB_ATTRIBUTE.to_owned(), attribute("String", clean(id, LONGEST_ERROR))?),
     ]);
     let mut theirs: Vec<_> = original.attributes.iter().collect();
     // Without its size nobody would know a pointer for what it is; of the others, always the same ones.
@@ -78,7 +80,7 @@ pub(super) fn attribute(kind: &str, value: impl Into<String>) -> Result<MessageA
 }
 
 /// What may be sent of a text: at least one character.
-fn clean(text: &str, most: usize) -> String {
+pub(super) fn clean(text: &str, most: usize) -> String {
     let clean: String = text.chars().filter(|c| is_allowed(*c)).take(most).collect();
     if clean.is_empty() { "-".to_owned() } else { clean }
 }

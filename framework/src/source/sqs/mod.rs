@@ -21,11 +21,31 @@
 //! | `content_type` | the payload's media type |
 //! | `trace` | the caller's trace, as a W3C `traceparent` |
 //! | `labels` | anything else, as texts by name: the job's [labels](crate::Meta::labels) |
-//! | `output`, `webhook` | for the pipeline's stages, as the labels [`OUTPUT`](Sqs::OUTPUT) and [`WEBHOOK`](Sqs::WEBHOOK) |
+//! | `output` | the name of the queue that the result is wanted on, one of [`Committed::results_named`] |
+//! | `webhook` | a URL that wants to hear of the job's end, by `Committed::webhooks` (feature `webhook`) |
 //!
 //! Only `forebay` and a payload are needed. An unknown field, as any other error in an envelope, rejects the message.
 //! Message attributes are labels too. A body above the limit of SQS may be in a bucket, written by Amazon's extended
 //! client library or by [`SqsQueue`]; the object is left there after the job, to be removed by a rule of the bucket.
+//!
+//! # Results
+//! By itself this source deletes the message of a job that is done, and its result is wherever the pipeline has put it.
+//! [`Committed`] around it keeps the result in a store and tells it on queues and to URLs. Without it, or where it was
+//! given no queue or no sender, `output` and `webhook` are left to the pipeline's stages as the labels
+//! [`Meta::OUTPUT`](crate::Meta::OUTPUT) and [`Meta::WEBHOOK`](crate::Meta::WEBHOOK).
+//!
+//! ```no_run
+//! use forebay::source::{committed::Committed, sqs::Sqs};
+//! use forebay::store::Folder;
+//!
+//! # fn source() -> forebay::Result<Committed<Sqs>> {
+//! let results = Sqs::new("https://sqs.eu-central-1.amazonaws.com/123456789012/results").queue().bare();
+//! let source = Committed::new(Sqs::from_env()?, Folder::open("/data/results")?).results_to(results);
+//! # Ok(source) }
+//! ```
+//!
+//! [`Committed`]: crate::source::committed::Committed
+//! [`Committed::results_named`]: crate::source::committed::Committed::results_named
 //!
 //! # Limits
 //! SQS lets nobody hold a message for more than 12 h, counted from its receive. A job that is still at work after 11 h
@@ -39,7 +59,8 @@
 //!
 //! # Permissions
 //! `sqs:ReceiveMessage`, `sqs:DeleteMessage`, `sqs:ChangeMessageVisibility` and `sqs:GetQueueAttributes` on the queue;
-//! `sqs:SendMessage`, `sqs:GetQueueUrl` and `sqs:GetQueueAttributes` on its dead-letter queue.
+//! `sqs:SendMessage`, `sqs:GetQueueUrl` and `sqs:GetQueueAttributes` on its dead-letter queue. `sqs:SendMessage` on a
+//! queue for results.
 
 mod batch;
 mod broker;
@@ -101,10 +122,6 @@ impl Sqs {
     pub const MESSAGE_ID: &'static str = "sqs.message_id";
     /// The label of a job of a FIFO queue that holds its group.
     pub const GROUP: &'static str = "sqs.group";
-    /// The label of a job whose envelope says where its output should go.
-    pub const OUTPUT: &'static str = "sqs.output";
-    /// The label of a job whose envelope names a URL that wants to hear of its end.
-    pub const WEBHOOK: &'static str = "sqs.webhook";
 
     pub(crate) const NAME: &'static str = "sqs";
 

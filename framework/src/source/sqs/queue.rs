@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::broker::{Broker, Letter};
 use super::envelope;
-use super::letter::{SAFE, attribute};
+use super::letter::{JOB_ATTRIBUTE, SAFE, attribute, clean};
 use super::objects::SIZE_ATTRIBUTE;
 use super::settings::Settings;
 use crate::error::{Context, Fault, Result};
@@ -29,6 +29,8 @@ const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Clients that are kept: there are two runtimes in a worker, but many over time in a test.
 const CLIENTS: usize = 4;
+/// Of an id, the characters that are told beside a bare payload.
+const LONGEST_ID: usize = 2000;
 
 /// Puts jobs on a queue of SQS. Cheap to clone.
 ///
@@ -40,13 +42,23 @@ pub struct SqsQueue(Arc<Shared>);
 struct Shared {
     settings: Settings,
     given: Option<aws_sdk_sqs::Client>,
+    /// Without envelopes.
+    bare: bool,
     /// By the runtime that their connections are on, the newest last. An async mutex: whoever comes first connects.
     brokers: Mutex<VecDeque<(Id, Broker)>>,
 }
 
 impl SqsQueue {
     pub(super) fn new(settings: Settings, given: Option<aws_sdk_sqs::Client>) -> Self {
-        SqsQueue(Arc::new(Shared { settings, given, brokers: Mutex::default() }))
+        SqsQueue(Arc::new(Shared { settings, given, bare: false, brokers: Mutex::default() }))
+    }
+
+    /// The same queue for consumers that are not forebay: each payload is the message's body as it is, and the job's id
+    /// is beside it in the attribute `forebay.job`. What is not text that SQS takes, or is empty, is refused as
+    /// [`Invalid`](Fault::Invalid). In a FIFO queue nothing else changes.
+    pub fn bare(&self) -> Self {
+        let (settings, given) = (self.0.settings.clone(), self.0.given.clone());
+        SqsQueue(Arc::new(Shared { settings, given, bare: true, brokers: Mutex::default() }))
     }
 
     async fn put(&self, id: &str, payload: &[u8]) -> Result<()> {
@@ -86,10 +98,15 @@ impl Shared {
     }
 
     async fn letter(&self, id: &str, payload: &[u8], fifo: bool) -> Result<Letter> {
-        let sealed = envelope::seal(id, payload)?;
+        let mut attributes = HashMap::new();
+        let sealed = if self.bare {
+            attributes.insert(JOB_ATTRIBUTE.to_owned(), attribute("String", clean(id, LONGEST_ID))?);
+            envelope::bare(payload)?
+        } else {
+            envelope::seal(id, payload)?
+        };
         // An id may be longer than a group's name, and hold what that may not.
         let name = digest(id);
-        let mut attributes = HashMap::new();
         let objects = &self.settings.objects;
         let body = if sealed.len() > SAFE && objects.take_bodies() {
             attributes.insert(SIZE_ATTRIBUTE.to_owned(), attribute("Number", sealed.len().to_string())?);

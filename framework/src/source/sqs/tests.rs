@@ -504,6 +504,26 @@ async fn without_a_dead_letter_queue_it_does_not_start_unless_told_to() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bare_queue_takes_text_as_it_is_and_says_what_it_cannot_take() {
+    for fifo in [false, true] {
+        let queues = Queues::new(fifo);
+        let queue = queues.sqs().queue().bare();
+        queue.push("the \u{1} id", "{\"forebay\": 1}".into()).await.unwrap();
+        queue.push("the \u{1} id", "{\"forebay\": 1}".into()).await.unwrap();
+        assert_eq!(queues.count(&queues.url).await, if fifo { 1 } else { 2 });
+        let asked = queues.client.receive_message().queue_url(&queues.url).message_attribute_names("All");
+        let message = asked.send().await.unwrap().messages.unwrap().remove(0);
+        assert_eq!(message.body.unwrap(), "{\"forebay\": 1}");
+        assert_eq!(message.message_attributes.unwrap()["forebay.job"].string_value.as_deref(), Some("the  id"));
+        for payload in [&b""[..], b"\xff", b"a\x00"] {
+            let why = queue.push("a", payload.into()).await.unwrap_err();
+            assert_eq!(why.fault(), Fault::Invalid);
+            assert!(why.to_string().contains("job `a`") && why.to_string().contains("without an envelope"), "{why}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_is_put_on_the_queue_through_passing_faults_and_once_in_a_fifo_queue() {
     let queues = Queues::new(true);
     let queue = queues.sqs().queue();
