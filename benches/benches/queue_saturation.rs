@@ -14,7 +14,7 @@ use forebay::testing::fake_sqs::FakeSqs;
 use forebay::{Batching, Job, Pipeline, Result, Worker};
 use forebay_benches::{Random, Spread, Window, result};
 use forebay_models::toy::FakeDevice;
-use forebay_tests::sqs_client;
+use forebay_tests::{serve_beside, sqs_client};
 use tokio::time::sleep;
 
 const BATCH: usize = 8;
@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
     let time = WARM_UP + WINDOW * (WINDOWS as u32 + 2);
     let jobs = (time.as_secs_f64() / BATCH_TIME.as_secs_f64()) as u64 * BATCH as u64;
     fill(&fake.client(), &url, jobs).await;
-    let endpoint = beside(fake.clone());
+    let endpoint = serve_beside(fake.clone());
     let sqs = sqs_client(&endpoint);
     let source = Sqs::from_client(sqs, format!("{endpoint}/000000000000/jobs")).drop_rejected();
     println!("{}; in flight: the stages' places", pipeline());
@@ -91,18 +91,4 @@ async fn fill(client: &Client, url: &str, jobs: u64) {
         }
         send.send().await.expect("the fake takes it");
     }
-}
-
-/// Serves the fake from a thread of its own; its endpoint.
-fn beside(fake: FakeSqs) -> String {
-    let (tell, told) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let served = fake.serve(0).await.expect("a free port");
-            tell.send(served.endpoint()).expect("somebody waits");
-            std::future::pending::<()>().await;
-        });
-    });
-    told.recv().expect("the fake is served")
 }

@@ -21,6 +21,6 @@ pub use ledger::{Entry, Extend, Ledger, Settle};
 pub use model::{Func, model};
 pub use random::Random;
 pub use served::Process;
-pub use servers::{Server, sqs_client};
+pub use servers::{Server, serve_beside, sqs_client};
 pub use wait::{PATIENCE, eventually, stays, within};
 pub use worked::worked;

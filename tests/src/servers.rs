@@ -4,12 +4,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::{BehaviorVersion, Config, Credentials, Region};
+use forebay::testing::fake_sqs::FakeSqs;
 
 /// How long a server may take until it accepts connections.
 const STARTED_WITHIN: Duration = Duration::from_secs(60);
@@ -107,4 +109,18 @@ pub fn sqs_client(endpoint: &str) -> Client {
         .retry_config(RetryConfig::disabled())
         .http_client(aws_smithy_http_client::Builder::new().build_http());
     Client::from_conf(config.build())
+}
+
+/// Serves the fake at a port of this machine, on a thread of its own, until the process ends; where it is.
+pub fn serve_beside(fake: FakeSqs) -> String {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let served = fake.serve(0).await.expect("a free port");
+            tell.send(served.endpoint()).expect("somebody waits");
+            std::future::pending::<()>().await;
+        });
+    });
+    told.recv().expect("the fake is served")
 }

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use forebay::source::sqs::Sqs;
 use forebay::source::{Delivery, Extended, Receipt, Source};
 use forebay::testing::fake_sqs::FakeSqs;
 use forebay::{Batching, BoxFuture, Pipeline, Result, Verdict, Worker};
-use forebay_tests::{eventually, model, sqs_client, within};
+use forebay_tests::{eventually, model, serve_beside, sqs_client, within};
 use tokio::time::Instant;
 
 const LEASE: Duration = Duration::from_secs(15);
@@ -89,7 +89,7 @@ fn no_lease_is_lost_while_cores_runtime_and_device_are_busy() {
     let over = Arc::new(AtomicBool::new(false));
     let (spinning, on_device) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let fake = FakeSqs::new();
-    let endpoint = served(fake.clone());
+    let endpoint = serve_beside(fake.clone());
     fill(&fake);
     let renewals = Renewals::default();
     let sqs = Sqs::from_client(sqs_client(&endpoint), format!("{endpoint}/000000000000/jobs"));
@@ -145,20 +145,6 @@ fn no_lease_is_lost_while_cores_runtime_and_device_are_busy() {
         "{JOBS} leases of {LEASE:?}, a device call of {CALL:?}: 0 lost; {count} renewals, off by {median:?}, p99.9 {high:?}"
     );
     assert!(high < Duration::from_secs(1), "p99.9 of the jitter is {high:?}");
-}
-
-/// The fake at a port, on a thread of its own, until the process ends.
-fn served(fake: FakeSqs) -> String {
-    let (tell, told) = mpsc::channel();
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let served = fake.serve(0).await.unwrap();
-            tell.send(served.endpoint()).unwrap();
-            std::future::pending::<()>().await;
-        });
-    });
-    told.recv().unwrap()
 }
 
 fn fill(fake: &FakeSqs) {
