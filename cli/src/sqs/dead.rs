@@ -104,8 +104,9 @@ impl Redrive {
         let admin = self.place.sqs().admin();
         let there = admin.status().await?.dead_letters.map_or(0, |(_, depth)| depth.total() as usize);
         let mut letters = admin.dead_letters().await?;
-        // Jobs that fail at once come back while it is at work: what was there at first is the end of it.
-        let mut moved = Moved { wanted: self.id.iter().cloned().collect(), left: there, ..Moved::default() };
+        // Jobs that fail at once come back while it is at work: what was there at first is the end of it. The number
+        // may lag behind, so one look is taken in any case.
+        let mut moved = Moved { wanted: self.id.iter().cloned().collect(), left: there.max(1), ..Moved::default() };
         let outcome = moved.all(&mut letters, records.as_ref()).await;
         letters.close().await.context("giving back what was looked at; it can be seen again in two minutes")?;
         println!("moved {} back to {}", count(moved.jobs.len(), "job"), self.place.queue);

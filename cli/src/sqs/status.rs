@@ -32,7 +32,10 @@ impl Status {
 }
 
 fn as_json(queue: &str, status: &SqsStatus) -> Value {
-    let with = |queue: &str, QueueDepth { visible, in_flight, delayed }: QueueDepth| json!({ "queue": queue, "visible": visible, "in_flight": in_flight, "delayed": delayed });
+    let with = |queue: &str, depth: QueueDepth| {
+        let QueueDepth { visible, in_flight, delayed } = depth;
+        json!({ "queue": queue, "visible": visible, "in_flight": in_flight, "delayed": delayed })
+    };
     let mut all = with(queue, status.depth);
     all["fifo"] = status.fifo.into();
     all["visibility_s"] = status.visibility.as_secs().into();

@@ -14,6 +14,12 @@ const JOURNAL: &str = "jobs.jsonl.forebay-journal";
 /// Jobs on their way at once: 16 calls of ten.
 const ON_THEIR_WAY: usize = 160;
 
+/// Lines of the inputs whose submit is killed or stopped half-way: more by hand.
+fn lines() -> usize {
+    let told = std::env::var("FOREBAY_SUBMIT_LINES").ok();
+    told.map_or(6000, |told| told.parse().expect("FOREBAY_SUBMIT_LINES is a number"))
+}
+
 /// The number before ` jobs in doubt`, or 0.
 fn doubts(said: &str) -> usize {
     let before = said.split(" in doubt").next().filter(|before| before.len() < said.len());
@@ -34,21 +40,22 @@ async fn killed_half_way(world: &World, lines: usize) -> usize {
     let ids = world.ids();
     assert_eq!(ids.len(), lines, "nothing is lost");
     assert!((1..=lines).all(|line| ids.contains_key(&format!("jobs.jsonl:{line}"))));
+    println!("{} {}; {} messages", second.err.trim(), second.out.trim(), world.count());
     doubts(&second.err)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_half_way_every_line_is_once_on_a_fifo_queue() {
     let world = World::new(true).await;
-    killed_half_way(&world, 6000).await;
-    assert_eq!(world.count(), 6000);
+    killed_half_way(&world, lines()).await;
+    assert_eq!(world.count(), lines());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_half_way_repeats_on_a_standard_queue_are_no_more_than_was_said() {
     let world = World::new(false).await;
-    let doubts = killed_half_way(&world, 6000).await;
-    let repeats = world.count() - 6000;
+    let doubts = killed_half_way(&world, lines()).await;
+    let repeats = world.count() - lines();
     assert!(repeats <= doubts && doubts <= ON_THEIR_WAY, "{repeats} repeats, {doubts} doubts");
 }
 
@@ -79,21 +86,22 @@ async fn what_was_on_its_way_is_in_doubt_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn told_to_stop_it_leaves_nothing_in_doubt() {
     let world = World::new(false).await;
-    world.write_lines("jobs.jsonl", 4000);
-    world.fake.fault(Action::SendMessageBatch, 1..=u64::MAX, Fault::Late(Duration::from_millis(50)));
+    let lines = lines();
+    world.write_lines("jobs.jsonl", lines);
+    world.fake.fault(Action::SendMessageBatch, 1..=u64::MAX, Fault::Late(Duration::from_millis(20)));
     let first = world.start(&SUBMIT);
-    eventually("half of it is there", || world.count() >= 2000);
+    eventually("half of it is there", || world.count() >= lines / 2);
     first.terminate();
     let first = first.ended();
     assert_eq!(first.code, Some(1), "{first:?}");
     assert!(first.out.starts_with("sent ") && first.err.contains("the same command goes on"), "{first:?}");
     let there = world.count();
-    assert!((2000..4000).contains(&there), "{there}");
+    assert!((lines / 2..lines).contains(&there), "{there}");
     let second = world.run(&SUBMIT);
     assert_eq!(second.code, Some(0), "{second:?}");
-    assert!(second.err.contains(&format!("{there} of 4000 jobs were sent before")), "{second:?}");
+    assert!(second.err.contains(&format!("{there} of {lines} jobs were sent before")), "{second:?}");
     assert!(!second.err.contains("doubt"), "{second:?}");
-    assert_eq!((world.ids().len(), world.count()), (4000, 4000));
+    assert_eq!((world.ids().len(), world.count()), (lines, lines));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

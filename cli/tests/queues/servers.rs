@@ -41,7 +41,7 @@ async fn commands_work(endpoint: &str) {
     let client = sqs_client(endpoint);
     let at = tempfile::tempdir().unwrap();
     let lines = |count| (1..=count).map(|n| format!("line {n}\n")).collect::<String>();
-    std::fs::write(at.path().join("jobs"), lines(125)).unwrap();
+    std::fs::write(at.path().join("jobs"), lines(45)).unwrap();
     for fifo in [false, true] {
         let dead = create(&client, "dead", fifo, None).await;
         let jobs = create(&client, "jobs", fifo, Some(&dead)).await;
@@ -57,23 +57,23 @@ async fn commands_work(endpoint: &str) {
         let journal = if fifo { "fifo.journal" } else { "standard.journal" };
         run(&jobs, &["submit", "--lines", "jobs", "--journal", journal]);
         let said = run(&jobs, &["submit", "--lines", "jobs", "--journal", journal]);
-        assert_eq!(said.out, "all 125 jobs were sent already\n");
+        assert_eq!(said.out, "all 45 jobs were sent already\n");
         let told = status();
-        assert_eq!((&told["visible"], &told["fifo"]), (&125.into(), &fifo.into()), "{told}");
+        assert_eq!((&told["visible"], &told["fifo"]), (&45.into(), &fifo.into()), "{told}");
 
         // As if these had been rejected.
         run(&dead, &["submit", "--lines", "jobs", "--prefix", "dead-", "--journal", &format!("dead-{journal}")]);
-        assert_eq!(status()["dead_letters"]["visible"], 125);
+        assert_eq!(status()["dead_letters"]["visible"], 45);
         for _ in 0..2 {
             let said = run(&jobs, &["dlq", "ls", "--max", "200"]);
             let ids: BTreeSet<&str> = said.out.lines().filter_map(|line| line.split('\t').next()).collect();
-            assert_eq!((ids.len(), said.out.lines().count()), (125, 125));
+            assert_eq!((ids.len(), said.out.lines().count()), (45, 45));
         }
         run(&jobs, &["dlq", "redrive", "--id", "dead-jobs:5"]);
-        assert_eq!(status()["dead_letters"]["visible"], 124);
+        assert_eq!(status()["dead_letters"]["visible"], 44);
         run(&jobs, &["dlq", "redrive"]);
         let told = status();
-        assert_eq!((&told["visible"], &told["dead_letters"]["visible"]), (&250.into(), &0.into()), "{told}");
+        assert_eq!((&told["visible"], &told["dead_letters"]["visible"]), (&90.into(), &0.into()), "{told}");
 
         run(&jobs, &["purge", "--yes"]);
         assert_eq!(status()["visible"], 0);

@@ -109,7 +109,8 @@ impl Journal {
     }
 
     fn open_file(path: &Path, header: Header, restart: bool) -> Result<Self> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let mut file = file.context("it cannot be opened or made; name another with --journal")?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

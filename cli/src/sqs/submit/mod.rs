@@ -197,8 +197,8 @@ fn tell_doubts(journal: &Journal, is_fifo: bool, total: usize) {
              queue may take repeats. A worker with `Committed` runs each id once"
         ),
         (_, false, _) => eprintln!(
-            "{doubts} in doubt: sent again under the same ids, and so they may be twice on this standard queue. A worker \
-             with `Committed` runs each id once"
+            "{doubts} in doubt: sent again under the same ids, and so they may be twice on this standard queue. A \
+             worker with `Committed` runs each id once"
         ),
     }
 }

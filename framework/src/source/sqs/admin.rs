@@ -41,7 +41,7 @@ impl QueueDepth {
     }
 }
 
-/// What a queue says of itself. How old its oldest message is only CloudWatch knows (`ApproximateAgeOfOldestMessage`).
+/// What a queue says of itself. The age of its oldest message only CloudWatch knows (`ApproximateAgeOfOldestMessage`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqsStatus {
     /// Its messages.
@@ -91,7 +91,7 @@ impl SqsAdmin {
         })
     }
 
-    /// Removes all messages of the queue, those at work too. SQS takes up to a minute for it, and does it once a minute.
+    /// Removes all messages of the queue, those at work too. SQS takes up to a minute for it, and does it once in one.
     ///
     /// # Errors
     /// As for [`status`](SqsAdmin::status). It is asked for once: after an error nobody may know whether it was done.

@@ -154,3 +154,103 @@ pub(super) async fn patiently<T>(call: impl AsyncFn() -> Result<T>) -> Result<T>
     }
     call().await
 }
+
+#[cfg(test)]
+#[cfg(feature = "testing")]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::source::sqs::{Sqs, SqsJob, Terms};
+    use crate::testing::fake_sqs::{Action, FakeSqs, Fault as Wrong, Refuse};
+
+    const SENDS: Action = Action::SendMessageBatch;
+
+    fn jobs(payloads: &[&str]) -> Vec<SqsJob> {
+        let job = |(n, payload): (usize, &&str)| {
+            let (id, payload) = (format!("job-{n}"), Bytes::from((*payload).to_owned()));
+            SqsJob { id, payload, terms: Terms::default() }
+        };
+        payloads.iter().enumerate().map(job).collect()
+    }
+
+    async fn pushed(fake: &FakeSqs, url: &str, payloads: &[&str]) -> String {
+        let queue = Sqs::from_client(fake.client_without_retries(), url).queue();
+        let outcome = |pushed: Pushed| match pushed {
+            Pushed::Once => "once",
+            Pushed::MaybeTwice => "twice",
+            Pushed::Refused(why) if why.fault() == Fault::Invalid => "refused",
+            Pushed::Refused(_) => "refused, but not for ever",
+            Pushed::Failed(_) => "failed",
+            Pushed::Unclear(_) => "unclear",
+        };
+        let outcomes: Vec<&str> = queue.push_all(&jobs(payloads)).await.into_iter().map(outcome).collect();
+        outcomes.join(" ")
+    }
+
+    fn fake(attributes: &[(&str, &str)]) -> (FakeSqs, String) {
+        let fake = FakeSqs::new();
+        let url = fake.create_queue("q", attributes).unwrap();
+        (fake, url)
+    }
+
+    fn calls(fake: &FakeSqs) -> Vec<usize> {
+        fake.calls().iter().map(|call| call.touched.len()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_go_in_calls_of_ten_and_a_mebibyte() {
+        let (fake, url) = fake(&[]);
+        assert_eq!(pushed(&fake, &url, &["x"; 23]).await, ["once"; 23].join(" "));
+        assert_eq!(calls(&fake), [10, 10, 3]);
+        let large = "x".repeat(400 << 10);
+        let payloads = [large.as_str(), &large, &large, "y"];
+        assert_eq!(pushed(&fake, &url, &payloads).await, ["once"; 4].join(" "));
+        assert_eq!(calls(&fake)[3..], [2, 2]);
+        assert_eq!(fake.messages("q").len(), 27);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_hears_of_its_own_outcome_and_only_what_failed_is_sent_again() {
+        let (fake, url) = fake(&[("MaximumMessageSize", "1024")]);
+        fake.fault(SENDS, 1..=1, Wrong::Entries(vec![2]));
+        let (large, larger) = ("x".repeat(2048), "x".repeat(LARGEST));
+        let payloads = ["a", &large, "b", &larger];
+        assert_eq!(pushed(&fake, &url, &payloads).await, "once refused once refused");
+        assert_eq!(calls(&fake), [2, 1], "the entry that failed is not in the first, and alone in the second");
+        assert_eq!(fake.messages("q").len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_had_no_answer_is_told_from_what_was_refused() {
+        let (fake, url) = fake(&[]);
+        fake.fault(SENDS, 1..=1, Wrong::BreakAfter);
+        assert_eq!(pushed(&fake, &url, &["a"]).await, "twice");
+        assert_eq!(fake.messages("q").len(), 2);
+        fake.fault(SENDS, 1..=4, Wrong::Refuse(Refuse::Throttled));
+        assert_eq!(pushed(&fake, &url, &["b"]).await, "once");
+        fake.outage(Wrong::Refuse(Refuse::Throttled));
+        assert_eq!(pushed(&fake, &url, &["c"]).await, "failed");
+        fake.outage(Wrong::Refuse(Refuse::AccessDenied));
+        let before = fake.calls().len();
+        assert_eq!(pushed(&fake, &url, &["d"]).await, "failed");
+        assert_eq!(fake.calls().len(), before + 1, "and is not tried again");
+        for silent in [Wrong::Hang, Wrong::Break, Wrong::Refuse(Refuse::Internal)] {
+            fake.outage(silent.clone());
+            let before = fake.calls().len();
+            assert_eq!(pushed(&fake, &url, &["e"]).await, "unclear", "{silent:?}");
+            assert_eq!(fake.calls().len(), before + ATTEMPTS as usize);
+        }
+        assert_eq!(fake.messages("q").len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fifo_queue_drops_repeats() {
+        let fake = FakeSqs::new();
+        let url = fake.create_queue("q.fifo", &[("FifoQueue", "true")]).unwrap();
+        fake.fault(SENDS, 1..=1, Wrong::BreakAfter);
+        assert_eq!(pushed(&fake, &url, &["a", "b"]).await, "once once");
+        assert_eq!(pushed(&fake, &url, &["a", "b"]).await, "once once");
+        assert_eq!(fake.messages("q.fifo").len(), 2);
+    }
+}
