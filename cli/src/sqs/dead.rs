@@ -10,14 +10,14 @@ use forebay::{Context, Result};
 use humantime::format_rfc3339_seconds;
 use serde_json::{Value, json};
 
-use super::place::Place;
+use super::place::Both;
 use super::results::open_store;
 use super::{count, whether};
 
 #[derive(clap::Args)]
 pub struct Ls {
     #[command(flatten)]
-    place: Place,
+    queues: Both,
     /// How many to show at most.
     #[arg(long, value_name = "N", default_value_t = 100)]
     max: usize,
@@ -28,7 +28,7 @@ pub struct Ls {
 
 impl Ls {
     pub async fn run(self) -> Result<ExitCode> {
-        let mut letters = self.place.sqs().admin().dead_letters().await?;
+        let mut letters = self.queues.admin().dead_letters().await?;
         let shown = self.show(&mut letters).await;
         let url = letters.url().to_owned();
         // Also after a failure: others should not have to wait for them.
@@ -83,7 +83,7 @@ fn as_text(letter: &DeadLetter) -> String {
 #[derive(clap::Args)]
 pub struct Redrive {
     #[command(flatten)]
-    place: Place,
+    queues: Both,
     /// Only the job of this id. May be given several times.
     #[arg(long)]
     id: Vec<String>,
@@ -101,7 +101,7 @@ impl Redrive {
                 "without --results, jobs that workers with `Committed` have rejected will be rejected again, unrun"
             );
         }
-        let admin = self.place.sqs().admin();
+        let admin = self.queues.admin();
         let there = admin.status().await?.dead_letters.map_or(0, |(_, depth)| depth.total() as usize);
         let mut letters = admin.dead_letters().await?;
         // Jobs that fail at once come back while it is at work: what was there at first is the end of it. The number
@@ -109,7 +109,7 @@ impl Redrive {
         let mut moved = Moved { wanted: self.id.iter().cloned().collect(), left: there.max(1), ..Moved::default() };
         let outcome = moved.all(&mut letters, records.as_ref()).await;
         letters.close().await.context("giving back what was looked at; it can be seen again in two minutes")?;
-        println!("moved {} back to {}", count(moved.jobs.len(), "job"), self.place.queue);
+        println!("moved {} back to {}", count(moved.jobs.len(), "job"), self.queues.queue());
         outcome?;
         for id in moved.wanted.difference(&moved.jobs) {
             eprintln!("forebay: there is no dead letter of job `{id}`, or it could not be moved");

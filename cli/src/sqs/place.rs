@@ -1,6 +1,6 @@
 //! Which queue is meant: the same settings as a worker's, by option or by environment.
 
-use forebay::source::sqs::Sqs;
+use forebay::source::sqs::{Sqs, SqsAdmin};
 
 #[derive(clap::Args)]
 pub struct Place {
@@ -13,6 +13,13 @@ pub struct Place {
     /// Where the service is, if not where the URL says.
     #[arg(long, value_name = "URL", env = "FOREBAY_SQS_ENDPOINT")]
     endpoint: Option<String>,
+}
+
+/// A queue with its dead-letter queue.
+#[derive(clap::Args)]
+pub struct Both {
+    #[command(flatten)]
+    place: Place,
     /// Its dead-letter queue, if not the one of its redrive policy.
     #[arg(long, value_name = "URL", env = "FOREBAY_SQS_DEAD_LETTERS")]
     dead_letters: Option<String>,
@@ -20,7 +27,6 @@ pub struct Place {
 
 impl Place {
     pub fn sqs(&self) -> Sqs {
-        let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let mut sqs = Sqs::new(&self.queue);
         if let Some(region) = set(&self.region) {
             sqs = sqs.region(region);
@@ -28,10 +34,26 @@ impl Place {
         if let Some(endpoint) = set(&self.endpoint) {
             sqs = sqs.endpoint(endpoint);
         }
-        match set(&self.dead_letters).as_deref() {
-            Some("none") => sqs.drop_rejected(),
-            Some(url) => sqs.dead_letters(url),
-            None => sqs,
+        sqs
+    }
+}
+
+impl Both {
+    pub fn admin(&self) -> SqsAdmin {
+        let sqs = self.place.sqs();
+        match set(&self.dead_letters) {
+            Some("none") => sqs.drop_rejected().admin(),
+            Some(url) => sqs.dead_letters(url).admin(),
+            None => sqs.admin(),
         }
     }
+
+    pub fn queue(&self) -> &str {
+        &self.place.queue
+    }
+}
+
+/// An empty variable is as good as none.
+fn set(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
 }

@@ -8,13 +8,13 @@ use forebay::{Error, Result};
 use humantime::format_duration;
 use serde_json::{Value, json};
 
-use super::place::Place;
+use super::place::Both;
 use super::{count, whether};
 
 #[derive(clap::Args)]
 pub struct Status {
     #[command(flatten)]
-    place: Place,
+    queues: Both,
     /// As JSON.
     #[arg(long)]
     json: bool,
@@ -22,10 +22,10 @@ pub struct Status {
 
 impl Status {
     pub async fn run(self) -> Result<ExitCode> {
-        let status = self.place.sqs().admin().status().await?;
+        let status = self.queues.admin().status().await?;
         match self.json {
-            true => println!("{}", as_json(&self.place.queue, &status)),
-            false => print!("{}", as_text(&self.place.queue, &status)),
+            true => println!("{}", as_json(self.queues.queue(), &status)),
+            false => print!("{}", as_text(self.queues.queue(), &status)),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -66,7 +66,7 @@ fn as_text(queue: &str, status: &SqsStatus) -> String {
 #[derive(clap::Args)]
 pub struct Purge {
     #[command(flatten)]
-    place: Place,
+    queues: Both,
     /// Do not ask.
     #[arg(long)]
     yes: bool,
@@ -74,10 +74,10 @@ pub struct Purge {
 
 impl Purge {
     pub async fn run(self) -> Result<ExitCode> {
-        let admin = self.place.sqs().admin();
+        let admin = self.queues.admin();
         let depth = admin.status().await?.depth;
         let messages = count(depth.total() as usize, "message");
-        let what = format!("{messages} ({} in flight) of {}", depth.in_flight, self.place.queue);
+        let what = format!("{messages} ({} in flight) of {}", depth.in_flight, self.queues.queue());
         if !self.yes && !confirmed(&what)? {
             println!("nothing was removed");
             return Ok(whether(false));

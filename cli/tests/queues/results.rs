@@ -25,7 +25,7 @@ async fn results_are_said_and_written_and_only_all_done_is_0() {
     let judge = Judge::start(&world);
     judge.good.store(true, Ordering::SeqCst);
     let done = || ask(&["--id", "a/good"]).code == Some(0);
-    eventually("it is done", || done());
+    eventually("it is done", done);
     judge.good.store(false, Ordering::SeqCst);
     world.write("bad", "BAD");
     assert_eq!(world.run(&["submit", "bad"]).code, Some(0));
