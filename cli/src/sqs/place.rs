@@ -4,7 +4,7 @@ use forebay::source::sqs::{Sqs, SqsAdmin};
 
 #[derive(clap::Args)]
 pub struct Place {
-    /// The queue, such as https://sqs.eu-central-1.amazonaws.com/123456789012/jobs.
+    /// The queue, such as `https://sqs.eu-central-1.amazonaws.com/123456789012/jobs`.
     #[arg(long, value_name = "URL", env = "FOREBAY_SQS_QUEUE")]
     pub queue: String,
     /// Its region, where the URL does not say it.
