@@ -1,13 +1,16 @@
 //! `forebay new NAME` makes a project with a worker of its own, which builds, serves and passes its test as it stands.
+//! With the feature `sqs` the other commands put jobs on a queue, look after it, and collect what became of them.
 
 mod project;
+#[cfg(feature = "sqs")]
+mod sqs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Makes projects with a forebay worker.
+/// Makes projects with a forebay worker, and looks after their queues.
 #[derive(Parser)]
 #[command(name = "forebay", version)]
 struct Arguments {
@@ -25,19 +28,31 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         path: Option<PathBuf>,
     },
+    #[cfg(feature = "sqs")]
+    #[command(flatten)]
+    Sqs(sqs::Command),
 }
 
 fn main() -> ExitCode {
-    let Command::New { name, path } = Arguments::parse().command;
+    match Arguments::parse().command {
+        Command::New { name, path } => make(&name, path),
+        #[cfg(feature = "sqs")]
+        Command::Sqs(command) => sqs::run(command).unwrap_or_else(refuse),
+    }
+}
+
+fn make(name: &str, path: Option<PathBuf>) -> ExitCode {
     let set = || std::env::var_os("FOREBAY_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
-    match project::make(&name, path.or_else(set).as_deref()) {
+    match project::make(name, path.or_else(set).as_deref()) {
         Ok(()) => {
-            print!("{}", include_str!("../template/next.txt").replace("NAME", &name));
+            print!("{}", include_str!("../template/next.txt").replace("NAME", name));
             ExitCode::SUCCESS
         }
-        Err(why) => {
-            eprintln!("forebay: {why}");
-            ExitCode::from(2)
-        }
+        Err(why) => refuse(why),
     }
+}
+
+fn refuse(why: impl std::fmt::Display) -> ExitCode {
+    eprintln!("forebay: {why}");
+    ExitCode::from(2)
 }

@@ -16,7 +16,7 @@ use aws_sdk_sqs::config::{Region, StalledStreamProtectionConfig};
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{
     BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
-    MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
+    MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry,
 };
 use aws_smithy_http_client::Builder as HttpBuilder;
 use aws_smithy_http_client::tls::Provider;
@@ -24,7 +24,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use tokio::time::timeout;
 
 use super::batch::Answer;
-use super::fault::{self, Refused};
+use super::fault::{self, NO_ANSWER, Refused, Unanswered};
 use super::settings::Settings;
 use crate::error::{Error, Result};
 
@@ -32,6 +32,8 @@ use crate::error::{Error, Result};
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A call that does not wait for messages.
 pub(super) const CALL_WITHIN: Duration = Duration::from_secs(8);
+/// A call that may carry a megabyte.
+const SEND_WITHIN: Duration = Duration::from_secs(30);
 /// What an answer may take beyond the time that the queue waits for messages.
 const POLL_BEYOND: Duration = Duration::from_secs(10);
 /// To find credentials, which may have to be asked for at several places.
@@ -131,6 +133,7 @@ impl Broker {
             .visibility_timeout(lease.as_secs() as i32)
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .message_system_attribute_names(MessageSystemAttributeName::MessageGroupId)
+            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
             .message_attribute_names("All")
             .send();
         let received = self.call("receiving from", "ReceiveMessage", wait + POLL_BEYOND, call).await?;
@@ -181,6 +184,31 @@ impl Broker {
         self.call("sending to", "SendMessage", CALL_WITHIN, call).await.map(drop)
     }
 
+    /// Sends up to ten messages: each entry's own outcome, in order.
+    pub(super) async fn send_all(&self, letters: &[&Letter]) -> Result<Vec<Answer>> {
+        let mut call = self.sdk.send_message_batch().queue_url(&self.url);
+        for (number, letter) in letters.iter().enumerate() {
+            let Letter { body, attributes, fifo } = (*letter).clone();
+            let (group, once) = fifo.unzip();
+            let entry = SendMessageBatchRequestEntry::builder()
+                .id(number.to_string())
+                .message_body(body)
+                .set_message_attributes(Some(attributes).filter(|all| !all.is_empty()))
+                .set_message_group_id(group)
+                .set_message_deduplication_id(once);
+            call = call.entries(entry.build()?);
+        }
+        let answer = self.call("sending to", "SendMessage", SEND_WITHIN, call.send()).await?;
+        let done = answer.successful.iter().map(|entry| entry.id.as_str());
+        answers(letters.len(), done, &answer.failed)
+    }
+
+    /// Removes all messages. It takes effect within a minute.
+    pub(super) async fn purge(&self) -> Result<()> {
+        let call = self.sdk.purge_queue().queue_url(&self.url).send();
+        self.call("purging", "PurgeQueue", CALL_WITHIN, call).await.map(drop)
+    }
+
     async fn call<T, E>(
         &self,
         doing: &str,
@@ -193,7 +221,7 @@ impl Broker {
     {
         match timeout(within, call).await {
             Ok(answer) => answer.map_err(|why| fault::of(why, doing, action, &self.url)),
-            Err(_) => Err(Error::transient(format_args!("{doing} `{}`: no answer within {within:?}", self.url))),
+            Err(_) => Err(Unanswered::error(format_args!("{doing} `{}`: no answer within {within:?}", self.url))),
         }
     }
 }
@@ -204,7 +232,7 @@ fn answers<'a>(
     done: impl Iterator<Item = &'a str>,
     failed: &[BatchResultErrorEntry],
 ) -> Result<Vec<Answer>> {
-    let unknown = || Answer::Refused(Refused::new("NoAnswer", "the queue did not say what became of it"));
+    let unknown = || Answer::Refused(Refused::new(NO_ANSWER, "the queue did not say what became of it"));
     let mut answers: Vec<Answer> = std::iter::repeat_with(unknown).take(count).collect();
     let mut set = |id: &str, answer| {
         if let Some(place) = id.parse::<usize>().ok().and_then(|number| answers.get_mut(number)) {
@@ -214,7 +242,7 @@ fn answers<'a>(
     done.for_each(|id| set(id, Answer::Done));
     for entry in failed {
         let text = entry.message.clone().unwrap_or_default();
-        set(&entry.id, Answer::Refused(Refused::new(&entry.code, text)));
+        set(&entry.id, Answer::Refused(Refused::new(&entry.code, text).by_sender(entry.sender_fault)));
     }
     Ok(answers)
 }

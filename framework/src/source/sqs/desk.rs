@@ -29,7 +29,7 @@ pub(super) struct Desk {
     pub(super) deletes: Batch<String>,
 }
 
-type Attributes = HashMap<QueueAttributeName, String>;
+pub(super) type Attributes = HashMap<QueueAttributeName, String>;
 
 impl Desk {
     /// Opens the queue of the settings by a client of its own, or by the one given.
@@ -85,7 +85,8 @@ async fn may_settle(broker: &Broker) -> Result<()> {
     Ok(())
 }
 
-async fn graves(settings: &Settings, broker: &Broker, attributes: &Attributes) -> Result<Option<Broker>> {
+/// The queue for dead letters, which is there; `None` where they are dropped.
+pub(super) async fn graves(settings: &Settings, broker: &Broker, attributes: &Attributes) -> Result<Option<Broker>> {
     let url = match &settings.dead_letters {
         DeadLetters::Dropped => return Ok(None),
         DeadLetters::At(url) => url.clone(),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::queue::Terms;
 use crate::error::{Classify, Context, Error, Result};
 use crate::job::{Meta, Priority};
 
@@ -71,7 +72,7 @@ struct Envelope<'a> {
     labels: BTreeMap<String, String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Class {
     High,
@@ -88,6 +89,20 @@ struct Sealed<'a> {
     text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<Class>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: &'a BTreeMap<String, String>,
 }
 
 /// Reads a body.
@@ -146,6 +161,15 @@ impl Class {
             Class::Low => Priority::Low,
         }
     }
+
+    /// `None` for what goes without saying.
+    fn of(priority: Priority) -> Option<Class> {
+        match priority {
+            Priority::High => Some(Class::High),
+            Priority::Normal => None,
+            Priority::Low => Some(Class::Low),
+        }
+    }
 }
 
 /// JSON's `null` is an input like any other.
@@ -163,13 +187,26 @@ fn moment(text: &str) -> Result<Instant> {
     Ok(now.checked_add(left).unwrap_or(now + std::time::Duration::from_secs(365 * 86_400)))
 }
 
-/// The envelope of a job: what [`open`] makes `id` and `payload` of again.
-pub(super) fn seal(id: &str, payload: &[u8]) -> Result<String> {
+/// The envelope of a job: what [`open`] makes all of it of again.
+pub(super) fn seal(id: &str, payload: &[u8], terms: &Terms) -> Result<String> {
     // JSON escapes what is below a space; what else SQS refuses it does not.
     let is_text = |text: &&str| text.chars().all(|c| c < ' ' || is_allowed(c));
     let text = std::str::from_utf8(payload).ok().filter(is_text);
     let base64 = text.is_none().then(|| STANDARD.encode(payload));
-    serde_json::to_string(&Sealed { forebay: VERSION, id, text, base64 }).context("writing a message's envelope")
+    let sealed = Sealed {
+        forebay: VERSION,
+        id,
+        text,
+        base64,
+        output: terms.output.as_deref(),
+        webhook: terms.webhook.as_deref(),
+        deadline: terms.deadline.map(|time| humantime::format_rfc3339(time).to_string()),
+        priority: Class::of(terms.priority),
+        route: terms.route.as_deref(),
+        content_type: terms.content_type.as_deref(),
+        labels: &terms.labels,
+    };
+    serde_json::to_string(&sealed).context("writing a message's envelope")
 }
 
 /// A payload as it is, if SQS takes it so.
@@ -263,11 +300,32 @@ mod tests {
     #[test]
     fn what_was_sealed_comes_out_the_same_and_is_text_that_may_be_sent() {
         for payload in [&b""[..], b"text", b"\x00\x01\xff", "{\"forebay\": 1}\u{0}\u{ffff}".as_bytes()] {
-            let body = seal("the \"id\"", payload).unwrap();
+            let body = seal("the \"id\"", payload, &Terms::default()).unwrap();
             assert!(body.chars().all(is_allowed), "{body:?}");
             let opened = opened(&body).unwrap();
             assert_eq!(opened.id.as_deref(), Some("the \"id\""));
             assert_eq!(opened.input, Input::Here(Bytes::copy_from_slice(payload)));
         }
+    }
+    #[test]
+    fn terms_come_through_and_what_is_not_said_is_not_written() {
+        let body = seal("a", b"x", &Terms::default()).unwrap();
+        assert_eq!(body, r#"{"forebay":1,"id":"a","text":"x"}"#);
+        let terms = Terms {
+            priority: Priority::Low,
+            route: Some("r".to_owned()),
+            output: Some("o".to_owned()),
+            webhook: Some("w".to_owned()),
+            deadline: Some(humantime::parse_rfc3339("2999-01-01T00:00:00Z").unwrap()),
+            content_type: Some("image/png".to_owned()),
+            labels: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+        };
+        let body = seal("a", b"x", &terms).unwrap();
+        assert!(body.contains(r#""deadline":"2999-01-01T00:00:00Z""#), "{body}");
+        let meta = opened(&body).unwrap().meta;
+        assert_eq!((meta.priority, meta.route.as_deref()), (Priority::Low, Some("r")));
+        assert_eq!(meta.content_type.as_deref(), Some("image/png"));
+        let labels = ["k", Meta::OUTPUT, Meta::WEBHOOK].map(|name| meta.labels[name].as_str());
+        assert_eq!(labels, ["v", "o", "w"]);
     }
 }

@@ -4,14 +4,18 @@
 //! quote what was signed, since that holds a token.
 
 use std::error::Error as StdError;
+use std::fmt;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_sqs::config::http::HttpResponse;
 use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::primitives::{DateTime, DateTimeFormat};
 
-use crate::error::Error;
+use crate::error::{Error, Fault};
 
+/// In place of a code, of an entry that the answer says nothing of.
+pub(super) const NO_ANSWER: &str = "NoAnswer";
 /// A clock that is wrong by more makes signatures invalid.
 const SKEW: Duration = Duration::from_secs(5 * 60);
 
@@ -20,11 +24,44 @@ const SKEW: Duration = Duration::from_secs(5 * 60);
 pub(super) struct Refused {
     code: String,
     text: String,
+    senders: bool,
 }
+
+/// A call of which nobody knows whether it took effect. Found with [`Error::find`] by whoever must not repeat it.
+#[derive(Debug)]
+pub(super) struct Unanswered(String);
+
+impl Unanswered {
+    pub(super) fn error(what: impl fmt::Display) -> Error {
+        Error::new(Fault::Transient, Unanswered(what.to_string()))
+    }
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Unanswered {}
 
 impl Refused {
     pub(super) fn new(code: impl Into<String>, text: impl Into<String>) -> Self {
-        Refused { code: code.into(), text: text.into() }
+        Refused { code: code.into(), text: text.into(), senders: false }
+    }
+
+    /// The queue says whether it is the sender's fault, so that the same entry will never be taken.
+    pub(super) fn by_sender(self, senders: bool) -> Self {
+        Refused { senders, ..self }
+    }
+
+    pub(super) fn is_senders(&self) -> bool {
+        self.senders
+    }
+
+    /// Whether the queue did not say what became of the entry.
+    pub(super) fn is_unclear(&self) -> bool {
+        self.code == NO_ANSWER
     }
 
     /// Whether the message is not ours any more: expired, given to somebody else, or gone.
@@ -60,15 +97,26 @@ where
             let status = service.raw().status().as_u16();
             said(plain(code), text, status, skew(service.raw()), action, url)
         }
-        SdkError::TimeoutError(_) => Error::transient("no answer in time"),
-        SdkError::ResponseError(_) => Error::transient(format_args!("a broken answer: {}", chain(&why))),
+        SdkError::TimeoutError(_) => Unanswered::error("no answer in time"),
+        SdkError::ResponseError(_) => Unanswered::error(format_args!("a broken answer: {}", chain(&why))),
         _ if chain(&why).contains("credentials") => Error::invalid(format_args!(
             "no AWS credentials: give the worker a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY ({})",
             chain(&why)
         )),
-        _ => Error::transient(format_args!("the endpoint cannot be reached: {}", chain(&why))),
+        _ if never_left(&why) => Error::transient(format_args!("the endpoint cannot be reached: {}", chain(&why))),
+        // Nobody knows whether the connection broke before the call was heard or after.
+        _ => Unanswered::error(format_args!("the endpoint cannot be reached: {}", chain(&why))),
     };
     error.context(format_args!("{doing} `{url}`"))
+}
+
+/// Whether there was no connection that could have carried the call.
+fn never_left(why: &(dyn StdError + 'static)) -> bool {
+    let refused = |why: &io::Error| {
+        matches!(why.kind(), ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
+    };
+    let mut all = std::iter::successors(Some(why), |why| (*why).source());
+    all.any(|why| why.downcast_ref().is_some_and(refused) || why.to_string().contains("dns error"))
 }
 
 fn said(code: &str, text: &str, status: u16, skew: Option<Skew>, action: &str, url: &str) -> Error {
@@ -100,7 +148,8 @@ fn said(code: &str, text: &str, status: u16, skew: Option<Skew>, action: &str, u
         _ if status < 500 && !is_throttle(code) && status != 408 && status != 429 => {
             Error::invalid(format_args!("the queue refused it ({code}): {}", first_line(text)))
         }
-        _ => Error::transient(format_args!("{code} ({status}): {}", first_line(text))),
+        _ if status < 500 => Error::transient(format_args!("{code} ({status}): {}", first_line(text))),
+        _ => Unanswered::error(format_args!("{code} ({status}): {}", first_line(text))),
     }
 }
 
@@ -130,8 +179,8 @@ struct Skew {
     ahead: bool,
 }
 
-impl std::fmt::Display for Skew {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Skew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let minutes = (self.by.as_secs() + 30) / 60;
         let direction = if self.ahead { "ahead of" } else { "behind" };
         write!(f, "this machine's clock is {} h {} min {direction} that of AWS", minutes / 60, minutes % 60)
@@ -153,7 +202,6 @@ fn skew(response: &HttpResponse) -> Option<Skew> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Fault;
 
     fn fault(code: &str, status: u16) -> (Fault, String) {
         let error = said(plain(code), "the text\nCanonical: token", status, None, "ReceiveMessage", "http://q");

@@ -85,7 +85,8 @@ pub(super) fn clean(text: &str, most: usize) -> String {
     if clean.is_empty() { "-".to_owned() } else { clean }
 }
 
-fn size(body: &str, attributes: &HashMap<String, MessageAttributeValue>) -> usize {
+/// As SQS counts it: the body, and names, types and values of attributes.
+pub(super) fn size(body: &str, attributes: &HashMap<String, MessageAttributeValue>) -> usize {
     let of = |(name, value): (&String, &MessageAttributeValue)| {
         let text = value.string_value.as_ref().map_or(0, String::len);
         let bytes = value.binary_value.as_ref().map_or(0, |bytes| bytes.as_ref().len());

@@ -62,8 +62,10 @@
 //! `sqs:SendMessage`, `sqs:GetQueueUrl` and `sqs:GetQueueAttributes` on its dead-letter queue. `sqs:SendMessage` on a
 //! queue for results.
 
+mod admin;
 mod batch;
 mod broker;
+mod dead_letters;
 mod desk;
 mod envelope;
 mod fault;
@@ -73,6 +75,7 @@ mod message;
 mod objects;
 mod queue;
 mod receipt;
+mod send;
 mod settings;
 mod shelf;
 
@@ -88,8 +91,11 @@ use super::{Delivery, Source, Vitals, give_back};
 use crate::config::SqsConfig;
 use crate::error::{Error, Result};
 use crate::store::Store;
+pub use admin::{QueueDepth, SqsAdmin, SqsStatus};
+pub use dead_letters::{DeadLetter, DeadLetterBox};
 use desk::Desk;
-pub use queue::SqsQueue;
+pub use queue::{SqsJob, SqsQueue, Terms};
+pub use send::Pushed;
 use settings::{DeadLetters, Settings};
 use shelf::Shelf;
 
@@ -211,6 +217,12 @@ impl Sqs {
     /// The way to put jobs on the queue. To be asked for after the settings are made.
     pub fn queue(&self) -> SqsQueue {
         SqsQueue::new(self.settings.clone(), self.given.clone())
+    }
+
+    /// What an operator asks of the queue: how full it is, its dead letters, emptying it. To be asked for after the
+    /// settings are made.
+    pub fn admin(&self) -> SqsAdmin {
+        SqsAdmin::new(self.settings.clone(), self.given.clone())
     }
 
     async fn open(&mut self) -> Result<Arc<Desk>> {

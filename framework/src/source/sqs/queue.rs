@@ -3,9 +3,9 @@
 //! A standard queue may take a job twice if it is put there twice; a FIFO queue takes it once within 5 minutes. Jobs are
 //! put from any runtime, and each has a client of its own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -19,8 +19,10 @@ use super::broker::{Broker, Letter};
 use super::envelope;
 use super::letter::{JOB_ATTRIBUTE, SAFE, attribute, clean};
 use super::objects::SIZE_ATTRIBUTE;
+use super::send::{self, Pushed};
 use super::settings::Settings;
-use crate::error::{Context, Fault, Result};
+use crate::error::{Context, Error, Fault, Result};
+use crate::job::Priority;
 use crate::source::Queue;
 
 /// How often it is tried to put a job on the queue.
@@ -48,6 +50,36 @@ struct Shared {
     brokers: Mutex<VecDeque<(Id, Broker)>>,
 }
 
+/// A job to be put on a queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SqsJob {
+    /// Its name: the same each time it is put there.
+    pub id: String,
+    /// What the pipeline gets.
+    pub payload: Bytes,
+    /// What else its envelope says.
+    pub terms: Terms,
+}
+
+/// What an envelope says beside a job's id and payload. By default nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// How soon the job wants its turn.
+    pub priority: Priority,
+    /// Which of the worker's pipelines it is for.
+    pub route: Option<String>,
+    /// Where its output should go, as the label [`Meta::OUTPUT`](crate::Meta::OUTPUT).
+    pub output: Option<String>,
+    /// Who wants to hear of its end, as the label [`Meta::WEBHOOK`](crate::Meta::WEBHOOK).
+    pub webhook: Option<String>,
+    /// When it must be done; past it the job is rejected.
+    pub deadline: Option<SystemTime>,
+    /// The payload's media type.
+    pub content_type: Option<String>,
+    /// Anything else, as texts by name.
+    pub labels: BTreeMap<String, String>,
+}
+
 impl SqsQueue {
     pub(super) fn new(settings: Settings, given: Option<aws_sdk_sqs::Client>) -> Self {
         SqsQueue(Arc::new(Shared { settings, given, bare: false, brokers: Mutex::default() }))
@@ -61,9 +93,26 @@ impl SqsQueue {
         SqsQueue(Arc::new(Shared { settings, given, bare: true, brokers: Mutex::default() }))
     }
 
+    /// Puts jobs on the queue in calls of up to ten messages and 1 MiB, one call after the other, and says of each job,
+    /// in order, what became of it. What fails for now is tried up to five times, with pauses that grow from 0.2 s.
+    ///
+    /// A payload that does not fit into a message goes to the first bucket of [`Sqs::objects`](super::Sqs::objects).
+    pub async fn push_all(&self, jobs: &[SqsJob]) -> Vec<Pushed> {
+        let broker = match self.0.broker().await {
+            Ok(broker) => broker,
+            Err(why) => return jobs.iter().map(|_| Pushed::Failed(why.clone())).collect(),
+        };
+        let mut letters = Vec::with_capacity(jobs.len());
+        for SqsJob { id, payload, terms } in jobs {
+            let letter = self.0.letter(id, payload, terms, broker.is_fifo()).await;
+            letters.push(letter.with_context(|| format!("putting job `{id}` on the queue")));
+        }
+        send::all(&broker, letters).await
+    }
+
     async fn put(&self, id: &str, payload: &[u8]) -> Result<()> {
         let broker = self.0.broker().await?;
-        let letter = self.0.letter(id, payload, broker.is_fifo()).await?;
+        let letter = self.0.letter(id, payload, &Terms::default(), broker.is_fifo()).await?;
         let mut pause = PAUSE;
         for _ in 1..ATTEMPTS {
             match broker.send(letter.clone()).await {
@@ -97,13 +146,16 @@ impl Shared {
         Ok(broker)
     }
 
-    async fn letter(&self, id: &str, payload: &[u8], fifo: bool) -> Result<Letter> {
+    async fn letter(&self, id: &str, payload: &[u8], terms: &Terms, fifo: bool) -> Result<Letter> {
         let mut attributes = HashMap::new();
         let sealed = if self.bare {
+            if *terms != Terms::default() {
+                return Err(Error::invalid("what a job's terms say needs an envelope, and this queue is bare"));
+            }
             attributes.insert(JOB_ATTRIBUTE.to_owned(), attribute("String", clean(id, LONGEST_ID))?);
             envelope::bare(payload)?
         } else {
-            envelope::seal(id, payload)?
+            envelope::seal(id, payload, terms)?
         };
         // An id may be longer than a group's name, and hold what that may not.
         let name = digest(id);

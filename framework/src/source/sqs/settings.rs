@@ -27,7 +27,7 @@ pub(super) struct Settings {
     pub(super) objects: Objects,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) enum DeadLetters {
     /// Where its redrive policy says.
     OfQueue,
