@@ -86,6 +86,7 @@ struct Inner {
     received: Instant,
     receipt: Option<Arc<dyn Receipt>>,
     cancelled: AtomicBool,
+    keeps_progress: AtomicBool,
     stage: Mutex<&'static str>,
     bytes: AtomicUsize,
     timings: Option<Arc<Timings>>,
@@ -136,6 +137,7 @@ impl Job {
             received: Instant::now(),
             receipt,
             cancelled: AtomicBool::new(false),
+            keeps_progress: AtomicBool::new(false),
             stage: Mutex::new("start"),
             bytes: AtomicUsize::new(0),
             timings,
@@ -179,6 +181,19 @@ impl Job {
     /// stages need not ask, they are dropped; long loops in CPU stages should.
     pub fn is_cancelled(&self) -> bool {
         self.0.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Says that what the job has done is kept where its next delivery finds it, such as in a checkpoint.
+    ///
+    /// A job that takes longer than its source lets anybody hold it (11 h 45 min with SQS) is then handed over and not
+    /// rejected: [`is_cancelled`](Job::is_cancelled) becomes true, the job has up to a minute to write down how far it is
+    /// and to end, with an error, and the next worker gets it at once.
+    pub fn keeps_progress(&self) {
+        self.0.keeps_progress.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn can_be_handed_over(&self) -> bool {
+        self.0.keeps_progress.load(Ordering::Relaxed)
     }
 
     /// Tells the caller something before the job is done. Never blocks; a source whose callers cannot listen

@@ -186,7 +186,8 @@ pub enum Extended {
     /// It goes on until then, counted from before the call.
     Until(Instant),
     /// It goes on once more and never again, since the source lets nobody hold a job for longer. It is not asked to be
-    /// extended again. A job still at work at `stop` is stopped and rejected, with the time until then to say so.
+    /// extended again. A job still at work at `stop` is handed over if its
+    /// [progress is kept](crate::Job::keeps_progress), and else stopped and rejected, with the time until then to say so.
     Last {
         /// When the lease ends, counted from before the call.
         until: Instant,

@@ -17,7 +17,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::intake::{Intake, Received};
 use super::job::{Desk, Lease, Outcome, Routes, run};
@@ -32,6 +32,8 @@ use crate::source::{AnySource, CallOff, Delivery, Extended, Receipt};
 use crate::telemetry::{ExtensionOutcome, SourceMeter};
 use crate::verdict::{Verdict, judge};
 
+/// How long a job that is handed over may take to write down how far it is.
+const WIND_UP: Duration = Duration::from_secs(60);
 /// One attempt to tell a verdict.
 const SETTLE_ATTEMPT: Duration = Duration::from_secs(10);
 
@@ -226,9 +228,15 @@ impl Control {
             return;
         };
         held.task = None;
+        // It ended because it is handed over.
+        let verdict = match outcome.verdict {
+            Verdict::Done(result) => Verdict::Done(result),
+            _ if held.job.is_cancelled() => Verdict::give_back(),
+            verdict => verdict,
+        };
         match &mut held.state {
-            State::Working => self.settle(outcome.lease, outcome.verdict),
-            State::Renewing(verdict) => *verdict = Some(outcome.verdict),
+            State::Working => self.settle(outcome.lease, verdict),
+            State::Renewing(ended) => *ended = Some(verdict),
             State::Settling => {}
             State::Lost => self.forget(outcome.lease),
         }
@@ -341,7 +349,8 @@ impl Control {
         }
     }
 
-    /// The source lets nobody hold the job for longer: it ends, with time left to say so.
+    /// The source lets nobody hold the job for longer: it is handed over if its progress is kept, and else it ends, with
+    /// time left to say so.
     fn stop(&mut self, number: u64) {
         // It may have ended this moment.
         while let Ok(outcome) = self.outcomes.try_recv() {
@@ -350,9 +359,19 @@ impl Control {
         let Some(held) = self.leases.get(number).filter(|held| matches!(held.state, State::Working)) else {
             return;
         };
+        let (hands_over, was_told) = (held.job.can_be_handed_over(), held.job.is_cancelled());
         held.job.cancel();
+        if hands_over && !was_told {
+            info!(job = held.job.id(), "its source lets no worker hold the job for longer: it is handed over");
+            self.leases.stop_after(number, Instant::now(), WIND_UP);
+            return;
+        }
         if let Some(task) = &held.task {
             task.abort();
+        }
+        if hands_over {
+            warn!(job = held.job.id(), "the job did not end within {WIND_UP:?}; it is handed over as it is");
+            return self.settle(number, Verdict::give_back());
         }
         let (stage, minutes) = (held.job.stage(), held.job.received().elapsed().as_secs() / 60);
         let why = Error::invalid(format_args!(

@@ -155,6 +155,14 @@ impl Leases {
         true
     }
 
+    /// A job that was told to stop may go on for `time`, or half of what is left of its lease if that is less.
+    pub(super) fn stop_after(&mut self, number: u64, now: Instant, time: Duration) {
+        if let Some(held) = self.held.get(&number) {
+            let time = time.min(held.time_to_tell(now) / 2);
+            self.renew_at(number, now + time);
+        }
+    }
+
     /// After a failed attempt: whether there is time for another.
     pub(super) fn not_renewed(&mut self, now: Instant, number: u64) -> bool {
         let Some(held) = self.held.get(&number) else {

@@ -49,7 +49,8 @@
 //!
 //! # Limits
 //! SQS lets nobody hold a message for more than 12 h, counted from its receive. A job that is still at work after 11 h
-//! 45 min is stopped and rejected, saying so. SQS counts deliveries, those too that a worker which leaves gives back
+//! 45 min is handed over if [its progress is kept](crate::Job::keeps_progress); any other is stopped and rejected, saying
+//! so. SQS counts deliveries, those too that a worker which leaves gives back
 //! at once; [`attempt`](crate::Job::attempt) is that count.
 //!
 //! # FIFO queues

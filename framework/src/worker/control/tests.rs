@@ -17,9 +17,14 @@ const LEASE: Duration = Duration::from_secs(300);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Jobs that work for as many seconds as their payload says, and note when they were last at work.
+/// Jobs that work for as many seconds as their payload says, and note when they were last at work. Those that keep
+/// their progress go on from there.
 #[derive(Clone, Default)]
 struct Works(Arc<Mutex<Vec<(String, Instant)>>>);
+
+const KEEPS: &str = " and keeps its progress";
+/// Ends late, if at all, when it is told to.
+const DEAF: &str = " and is deaf";
 
 impl Route for Works {
     fn outlook(&self) -> Outlook {
@@ -28,8 +33,17 @@ impl Route for Works {
 
     fn handle<'a>(&'a self, job: &'a Job, payload: Bytes) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(async move {
-            let seconds: u64 = String::from_utf8_lossy(&payload).parse()?;
+            let text = String::from_utf8_lossy(&payload);
+            let listens = !text.contains(DEAF);
+            let mut seconds: usize = text.replace(DEAF, "").trim_end_matches(KEEPS).parse()?;
+            if text.ends_with(KEEPS) {
+                job.keeps_progress();
+                seconds -= self.0.lock().unwrap().iter().filter(|(id, _)| id == job.id()).count();
+            }
             for _ in 0..seconds {
+                if job.is_cancelled() && listens {
+                    return Err(Error::failed("it was told to stop"));
+                }
                 sleep(Duration::from_secs(1)).await;
                 self.0.lock().unwrap().push((job.id().to_owned(), Instant::now()));
             }
@@ -60,7 +74,11 @@ impl World {
     }
 
     async fn send(&self, seconds: u64) {
-        self.client.send_message().queue_url(&self.url).message_body(seconds.to_string()).send().await.unwrap();
+        self.send_body(seconds.to_string()).await;
+    }
+
+    async fn send_body(&self, body: String) {
+        self.client.send_message().queue_url(&self.url).message_body(body).send().await.unwrap();
     }
 
     /// The fake's messages that are neither done nor dead.
@@ -185,6 +203,22 @@ async fn a_job_is_stopped_and_rejected_before_the_twelve_hours_are_over() {
     let touched = calls.iter().flat_map(|call| &call.touched);
     let refused = touched.filter(|touched| touched.refused.is_some() && touched.seconds > Some(0));
     assert_eq!(refused.count(), 0, "more was asked for than SQS grants");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_keeps_its_progress_is_handed_over_before_the_twelve_hours_are_over() {
+    for deaf in ["", DEAF] {
+        let world = World::new(MINUTE);
+        world.send_body(format!("{}{deaf}{KEEPS}", 30 * 3600)).await;
+        sleep(31 * HOUR).await;
+        let works = world.works.0.lock().unwrap().clone();
+        assert_eq!(works.len(), 30 * 3600, "no second is worked twice, and none is left out");
+        let gaps: Vec<Duration> = works.windows(2).map(|pair| pair[1].1 - pair[0].1).collect();
+        assert!(gaps.iter().all(|gap| *gap <= Duration::from_secs(5)), "{:?}", gaps.iter().max());
+        assert_eq!((world.left(), world.fake.messages("dead").len()), (0, 0));
+        let (report, _) = world.end().await;
+        assert_eq!((report.done, report.retried, report.rejected, report.lost), (1, 2, 0, 0), "{deaf}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
