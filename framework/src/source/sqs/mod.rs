@@ -50,8 +50,8 @@
 //! # Limits
 //! SQS lets nobody hold a message for more than 12 h, counted from its receive. A job that is still at work after 11 h
 //! 45 min is handed over if [its progress is kept](crate::Job::keeps_progress); any other is stopped and rejected, saying
-//! so. SQS counts deliveries, those too that a worker which leaves gives back
-//! at once; [`attempt`](crate::Job::attempt) is that count.
+//! so. SQS counts deliveries, those too that a worker which leaves gives back at once; [`attempt`](crate::Job::attempt)
+//! is that count.
 //!
 //! # FIFO queues
 //! A group's next message is received only when the one before it has ended, so within a group the order is kept. A
