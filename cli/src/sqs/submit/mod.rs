@@ -6,6 +6,7 @@
 
 mod input;
 mod journal;
+mod lock;
 mod sending;
 mod survivor;
 
