@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use forebay::testing::fake_sqs::{FakeSqs, Served};
+use forebay_tests::eventually;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -68,8 +69,16 @@ impl World {
     }
 
     fn start(&self, arguments: &[&str]) -> Running {
-        let mut command = self.command(arguments);
-        Running(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        Running::spawn(&mut self.command(arguments))
+    }
+
+    /// As `nohup` does.
+    fn start_ignoring_hangup(&self, arguments: &[&str]) -> Running {
+        let told = self.command(arguments);
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(told.get_program()).args(told.get_args());
+        command.env_clear().envs(told.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        Running::spawn(command.current_dir(self.at.path()))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -129,18 +138,41 @@ impl From<Output> for Said {
     }
 }
 
-/// A command at work; killed if the test ends before it does.
+/// A command at work; killed with its child if the test ends before it does.
 struct Running(Child);
 
 impl Running {
-    fn terminate(&self) {
-        // The shell's own `kill`, since a program of that name is not everywhere.
-        let kill = format!("kill -TERM {}", self.0.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    fn spawn(command: &mut Command) -> Running {
+        Running(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
-    fn kill(mut self) {
+    /// The shell's own `kill`, since a program of that name is not everywhere.
+    fn signal(&self, signal: &str) {
+        shell(&format!("kill -{signal} {}", self.0.id()));
+    }
+
+    /// The process that does the work of a submit.
+    fn child(&self) -> u32 {
+        child_of(self.0.id()).expect("it has a child")
+    }
+
+    /// Kills the process that was started, and that one only. The number of its child.
+    fn kill_parent(mut self) -> u32 {
+        let child = self.child();
         self.0.kill().unwrap();
+        self.was_killed();
+        child
+    }
+
+    /// Kills both at once: the child has no time for anything after its parent's end.
+    fn kill(mut self) {
+        let (parent, child) = (self.0.id(), self.child());
+        shell(&format!("kill -STOP {child} && kill -KILL {parent} {child}"));
+        self.was_killed();
+        eventually("the child is dead", || !lives(child));
+    }
+
+    fn was_killed(&mut self) {
         let status = self.0.wait().unwrap();
         assert_eq!(status.code(), None, "it was killed, and had not ended before");
     }
@@ -156,8 +188,33 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended by itself, and is nobody's parent once it was waited for.
+        if let Some(child) = child_of(self.0.id()) {
+            shell(&format!("kill -KILL {child}; true"));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+fn shell(command: &str) {
+    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+}
+
+/// The state and the parent of a process.
+fn state(process: u32) -> Option<(String, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
+fn child_of(parent: u32) -> Option<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.find(|number| state(*number).is_some_and(|(_, its)| its == parent))
+}
+
+/// An orphan that has ended may never be waited for.
+fn lives(process: u32) -> bool {
+    state(process).is_some_and(|(state, _)| !["Z", "X"].contains(&state.as_str()))
 }

@@ -2,12 +2,13 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use forebay::testing::fake_sqs::{Action, Fault};
 use forebay_tests::eventually;
 
-use crate::World;
+use crate::{Said, World, child_of, lives, shell};
 
 const SUBMIT: [&str; 3] = ["submit", "--lines", "jobs.jsonl"];
 const JOURNAL: &str = "jobs.jsonl.forebay-journal";
@@ -91,17 +92,129 @@ async fn told_to_stop_it_leaves_nothing_in_doubt() {
     world.fake.fault(Action::SendMessageBatch, 1..=u64::MAX, Fault::Late(Duration::from_millis(20)));
     let first = world.start(&SUBMIT);
     eventually("half of it is there", || world.count() >= lines / 2);
-    first.terminate();
+    first.signal("TERM");
     let first = first.ended();
     assert_eq!(first.code, Some(1), "{first:?}");
     assert!(first.out.starts_with("sent ") && first.err.contains("the same command goes on"), "{first:?}");
     let there = world.count();
     assert!((lines / 2..lines).contains(&there), "{there}");
+    let second = goes_on_without_doubt(&world, lines);
+    assert!(second.err.contains(&format!("{there} of {lines} jobs were sent before")), "{second:?}");
+}
+
+/// Every signal, to the parent and to both: no matter which of them comes twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_tells_it_to_stop_it_leaves_no_doubt_and_no_process() {
+    for (signal, to_both) in [("TERM", true), ("INT", false), ("INT", true), ("HUP", false), ("HUP", true)] {
+        let world = World::new(false).await;
+        world.write_lines("jobs.jsonl", 1000);
+        let late = Fault::Late(Duration::from_millis(200));
+        world.fake.fault(Action::SendMessageBatch, 31..=u64::MAX, late);
+        let first = world.start(&SUBMIT);
+        eventually("it is half-way", || world.count() >= 300);
+        let child = first.child();
+        if to_both {
+            shell(&format!("kill -{signal} {child} {}", first.0.id()));
+        } else {
+            first.signal(signal);
+        }
+        let first = first.ended();
+        assert_eq!(first.code, Some(1), "{signal}: {first:?}");
+        assert!(first.err.contains("waiting for the jobs on their way"), "{signal}: {first:?}");
+        assert!(!lives(child), "{signal}");
+        goes_on_without_doubt(&world, 1000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_stops_it_at_once() {
+    let world = World::new(false).await;
+    world.write_lines("jobs.jsonl", 1000);
+    world.fake.fault(Action::SendMessageBatch, 31..=u64::MAX, Fault::HangAfter);
+    let first = world.start(&SUBMIT);
+    eventually("no more can be on their way", || world.count() == 300 + ON_THEIR_WAY);
+    let child = first.child();
+    first.signal("TERM");
+    first.signal("INT");
+    let first = first.ended();
+    assert!(first.code == Some(2) && first.err.contains("stopped at once"), "{first:?}");
+    assert!(!lives(child));
+    world.fake.heal();
+    assert_eq!(doubts(&world.run(&SUBMIT).err), ON_THEIR_WAY);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_nohup_the_end_of_the_terminal_changes_nothing() {
+    let world = World::new(false).await;
+    world.write_lines("jobs.jsonl", 1000);
+    world.fake.fault(Action::SendMessageBatch, 31..=u64::MAX, Fault::Late(Duration::from_millis(20)));
+    let first = world.start_ignoring_hangup(&SUBMIT);
+    eventually("it is half-way", || world.count() >= 300);
+    first.signal("HUP");
+    let first = first.ended();
+    assert!(first.code == Some(0) && first.out.starts_with("sent 1000 jobs"), "{first:?}");
+}
+
+/// The promise: nobody but this process need live on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_of_the_process_alone_leaves_nothing_in_doubt() {
+    for told_before in [false, true] {
+        let world = World::new(false).await;
+        let lines = lines();
+        world.write_lines("jobs.jsonl", lines);
+        world.fake.fault(Action::SendMessageBatch, 31..=u64::MAX, Fault::Late(Duration::from_millis(20)));
+        let first = world.start(&SUBMIT);
+        eventually("half of it is there", || world.count() >= lines / 2);
+        // Who kills has often asked before.
+        if told_before {
+            first.signal("TERM");
+        }
+        let child = first.kill_parent();
+        goes_on_without_doubt(&world, lines);
+        eventually("no process is left behind", || !lives(child));
+    }
+}
+
+/// What was on its way had all taken effect, and was answered after the kill.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_one_waits_for_what_the_killed_one_has_on_its_way() {
+    let world = World::new(false).await;
+    world.write_lines("jobs.jsonl", 1000);
+    world.fake.fault(Action::SendMessageBatch, 31..=u64::MAX, Fault::Late(Duration::from_millis(2500)));
+    let first = world.start(&SUBMIT);
+    eventually("no more can be on their way", || world.fake.calls().len() >= 30 + ON_THEIR_WAY / 10);
+    let child = first.kill_parent();
+    assert!(lives(child));
+    world.fake.heal();
+    let second = world.start(&SUBMIT).ended();
+    assert_eq!(second.code, Some(0), "{second:?}");
+    assert!(second.err.contains("has the journal: waiting up to 60 s"), "{second:?}");
+    assert!(second.err.contains("460 of 1000 jobs were sent before"), "{second:?}");
+    assert!(!second.err.contains("doubt") && !lives(child), "{second:?}");
+    assert_eq!((world.ids().len(), world.count()), (1000, 1000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_of_the_one_that_sends_is_said() {
+    let world = World::new(true).await;
+    world.write_lines("jobs.jsonl", 100);
+    world.fake.outage(Fault::Hang);
+    let first = world.start(&SUBMIT);
+    eventually("it is at work", || !world.fake.calls().is_empty());
+    shell(&format!("kill -KILL {}", child_of(first.0.id()).unwrap()));
+    let first = first.ended();
+    assert!(first.code == Some(137) && first.err.contains("killed by signal 9"), "{first:?}");
+}
+
+/// The same command sends the others, and those only.
+fn goes_on_without_doubt(world: &World, lines: usize) -> Said {
     let second = world.run(&SUBMIT);
     assert_eq!(second.code, Some(0), "{second:?}");
-    assert!(second.err.contains(&format!("{there} of {lines} jobs were sent before")), "{second:?}");
-    assert!(!second.err.contains("doubt"), "{second:?}");
+    assert!(second.err.contains(&format!(" of {lines} jobs were sent before")), "{second:?}");
+    assert!(!second.err.contains("doubt") && !second.out.contains("twice"), "{second:?}");
+    println!("{} {}; {} messages", second.err.trim(), second.out.trim(), world.count());
     assert_eq!((world.ids().len(), world.count()), (lines, lines));
+    second
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,8 +289,22 @@ async fn two_do_not_work_with_one_journal() {
     let world = World::new(false).await;
     world.write_lines("jobs.jsonl", 20);
     world.fake.outage(Fault::Hang);
-    let _first = world.start(&SUBMIT);
+    let first = world.start(&SUBMIT);
     eventually("it is at work", || world.fake.calls().len() == 2);
-    let said = world.run(&SUBMIT);
-    assert!(said.code == Some(2) && said.err.contains("another `forebay submit` is at work"), "{said:?}");
+    let second = world.start(&SUBMIT);
+    let child = || child_of(second.0.id());
+    eventually("the second one has begun", || child().is_some_and(|child| has_open(child, &world.path(JOURNAL))));
+    first.kill();
+    world.fake.heal();
+    let second = second.ended();
+    assert!(second.code == Some(0) && second.out.starts_with("sent 20 jobs"), "{second:?}");
+    assert_eq!(doubts(&second.err), 20, "what the first one had on its way: {second:?}");
+    assert_eq!((world.ids().len(), world.count()), (20, 20));
+}
+
+fn has_open(process: u32, path: &Path) -> bool {
+    let files = fs::read_dir(format!("/proc/{process}/fd"));
+    files.is_ok_and(|mut files| {
+        files.any(|file| file.and_then(|file| fs::read_link(file.path())).is_ok_and(|at| at == path))
+    })
 }

@@ -6,12 +6,12 @@
 //! | `{"batch": 7, "at": MS, "first": 60, "ids": [...]}` | before jobs are sent, which follow each other in the input |
 //! | `{"done": 7, "unsent": [...], "unclear": [...]}` | when it is known what became of them, with the exceptions |
 //!
-//! A process that is killed leaves batches without a second line: their jobs are in doubt. Nothing is synced to the
-//! disk, since a dead process loses no write; after a loss of power the last lines may be missing, and their jobs are
-//! sent again.
+//! A sending process that is killed leaves batches without a second line: their jobs are in doubt. Nothing is synced to
+//! the disk, since a dead process loses no write; after a loss of power the last lines may be missing, and their jobs
+//! are sent again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -21,6 +21,7 @@ use forebay::{Classify, Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::input::Input;
+use super::lock::{LOCKED, open_locked};
 
 /// How every journal begins.
 const BEGINNING: &[u8] = br#"{"forebay":"submit","#;
@@ -109,15 +110,7 @@ impl Journal {
     }
 
     fn open_file(path: &Path, header: Header, restart: bool) -> Result<Self> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
-        let mut file = file.context("it cannot be opened or made; name another with --journal")?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::invalid("another `forebay submit` is at work with it: wait for its end"));
-            }
-            Err(TryLockError::Error(why)) => return Err(why.into()),
-        }
+        let mut file = open_locked(path, LOCKED)?;
         let mut journal = Journal::none(header.clone());
         // Looked at in any case: what is no journal is somebody's file, and stays as it is.
         let whole = match begin(&mut file)? {

@@ -1,11 +1,14 @@
 //! `forebay submit`: what there is to send, what was sent before, and the sending.
 //!
 //! [`input`] finds the jobs, always the same ones in the same order; [`journal`] remembers which of them are on the
-//! queue, so that the same command goes on where an interrupted one was; [`sending`] puts the others there.
+//! queue, so that the same command goes on where an interrupted one was; [`sending`] puts the others there, in the child
+//! process of [`survivor`].
 
 mod input;
 mod journal;
+mod lock;
 mod sending;
+mod survivor;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -114,6 +117,13 @@ impl Envelope {
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    match survivor::is_child()? {
+        true => submit(arguments).await,
+        false => survivor::watch().await,
+    }
+}
+
+async fn submit(arguments: Arguments) -> Result<ExitCode> {
     let sqs = with_objects(arguments.place.sqs(), arguments.objects.as_deref())?;
     let input = arguments.input()?;
     let terms = arguments.envelope.terms();

@@ -1,7 +1,9 @@
 //! The sending: batches of the input, several on their way at once, each with its lines in the journal.
 //!
-//! Told to stop, it sends no more batches and waits for those on their way, so that only a kill leaves jobs in doubt,
-//! and never more than are on their way at once.
+//! Told to stop, it sends no more batches and waits for those on their way, so that only a kill of this process leaves
+//! jobs in doubt, and never more than are on their way at once.
+
+use std::io::Write;
 
 use forebay::source::sqs::{Pushed, SqsJob, SqsQueue, Terms};
 use forebay::{Context, Error, Result};
@@ -12,6 +14,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::input::{Input, Job};
 use super::journal::Journal;
+use super::survivor::STOP_AT_ONCE;
 
 /// Jobs in a batch: what SQS takes in one call.
 const JOBS: usize = 10;
@@ -147,14 +150,12 @@ impl Sending {
         while goes_on || !self.on_their_way.is_empty() {
             tokio::select! {
                 biased;
-                () = stop.told() => {
-                    if self.report.interrupted {
+                how = stop.told() => match how {
+                    Told::AtOnce => {
                         return Err(Error::failed("stopped at once: the jobs on their way are in doubt"));
                     }
-                    self.report.interrupted = true;
-                    goes_on = false;
-                    self.bar.suspend(|| eprintln!("waiting for the jobs on their way; a second signal stops at once"));
-                }
+                    Told::Gently => goes_on = self.interrupt(),
+                },
                 Some(back) = self.on_their_way.join_next() => self.take(back.context("sending a batch")?)?,
                 read = batches.recv(), if goes_on && self.on_their_way.len() < AT_ONCE => match read {
                     Some(Read::Batch(batch)) => self.begin(batch)?,
@@ -166,6 +167,17 @@ impl Sending {
             goes_on &= self.report.stopped_by.is_none();
         }
         Ok(())
+    }
+
+    /// Whether it goes on now.
+    fn interrupt(&mut self) -> bool {
+        if !self.report.interrupted {
+            self.report.interrupted = true;
+            let say = "waiting for the jobs on their way; a second signal stops at once";
+            // Where parent and terminal have gone nobody reads it, which is no reason to stop.
+            self.bar.suspend(|| drop(writeln!(std::io::stderr(), "{say}")));
+        }
+        false
     }
 
     fn begin(&mut self, batch: Batch) -> Result<()> {
@@ -223,22 +235,37 @@ impl Report {
     }
 }
 
-/// SIGTERM and SIGINT.
+/// What the signals of the parent, and those of others, tell this process.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    at_once: Signal,
+}
+
+enum Told {
+    /// However often: SIGTERM, of the parent's end too, SIGINT and SIGHUP.
+    Gently,
+    AtOnce,
 }
 
 impl Stop {
     fn listen() -> Result<Self> {
         let listen = |kind| signal(kind).context("listening to signals");
-        Ok(Stop { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Stop {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+            at_once: listen(SignalKind::from_raw(STOP_AT_ONCE.as_raw()))?,
+        })
     }
 
-    async fn told(&mut self) {
+    async fn told(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.at_once.recv() => Told::AtOnce,
+            _ = self.terminate.recv() => Told::Gently,
+            _ = self.interrupt.recv() => Told::Gently,
+            _ = self.hangup.recv() => Told::Gently,
         }
     }
 }
