@@ -104,3 +104,47 @@ async fn what_is_free_goes_to_the_higher_source_but_for_one_place() {
     gate.open();
     assert_eq!(running.await.unwrap().unwrap().done, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn room_is_kept_for_requests_however_many_have_come_and_gone() {
+    let (gate, order) = (Gate::new(), Order::default());
+    let (requests, backlog) = (queue("request", 0), queue("backlog", 30));
+    // More threads than the backlog may have jobs.
+    let (held, free) = (gate.clone(), order.clone());
+    let pipeline = Pipeline::new().cpu("work", 8, move |_, name: String| {
+        if name.starts_with("backlog") {
+            held.pass();
+        }
+        free.0.lock().unwrap().push(name.clone());
+        Ok(name)
+    });
+    let worker = Worker::new(pipeline).in_flight(8).source_at(Priority::Low, backlog.clone()).source(requests.clone());
+    let running = tokio::spawn(worker.run_once());
+    eventually("the backlog takes three quarters", || backlog.leased() == 6);
+    for n in 0..10 {
+        requests.push(format!("request{n}"), format!("\"request{n}\""));
+        eventually("the request is done", || requests.done() == n + 1);
+        stays(6, || backlog.leased());
+    }
+    gate.open();
+    requests.close();
+    backlog.close();
+    assert_eq!(running.await.unwrap().unwrap().done, 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_lower_source_leaves_all_but_one_place_to_requests() {
+    let (gate, order) = (Gate::new(), Order::default());
+    let (requests, backlog) = (queue("request", 20), queue("backlog", 0));
+    let worker = Worker::new(gated("thread", &gate, &order)).in_flight(8);
+    let worker = worker.source_at(Priority::Low, backlog.clone()).source(requests.clone());
+    let running = tokio::spawn(worker.run_once());
+    eventually("requests have all but one place", || requests.leased() == 7);
+    stays(7, || requests.leased());
+    backlog.push("backlog0", "\"backlog0\"");
+    eventually("and that one is free", || backlog.leased() == 1);
+    gate.open();
+    requests.close();
+    backlog.close();
+    assert_eq!(running.await.unwrap().unwrap().done, 21);
+}

@@ -38,6 +38,15 @@ impl Place {
     }
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match set(&self.endpoint) {
+            Some(endpoint) => write!(f, "{} at {endpoint}", self.queue),
+            None => f.write_str(&self.queue),
+        }
+    }
+}
+
 impl Both {
     pub fn admin(&self) -> SqsAdmin {
         let sqs = self.place.sqs();

@@ -188,7 +188,7 @@ async fn the_next_one_waits_for_what_the_killed_one_has_on_its_way() {
     world.fake.heal();
     let second = world.start(&SUBMIT).ended();
     assert_eq!(second.code, Some(0), "{second:?}");
-    assert!(second.err.contains("has the journal: waiting up to 60 s"), "{second:?}");
+    assert!(second.err.contains("has the journal: waiting up to 200 s"), "{second:?}");
     assert!(second.err.contains("460 of 1000 jobs were sent before"), "{second:?}");
     assert!(!second.err.contains("doubt") && !lives(child), "{second:?}");
     assert_eq!((world.ids().len(), world.count()), (1000, 1000));
@@ -262,7 +262,9 @@ async fn a_journal_is_of_one_input_one_queue_and_one_way_to_send() {
         assert!(said.err.contains(JOURNAL), "{said:?}");
     };
     refused(&["--queue", &world.url(&world.dead)], "is about the queue");
+    refused(&["--endpoint", "http://127.0.0.1:1"], "is about the queue");
     refused(&["--prefix", "x"], "another --prefix");
+    refused(&["--id-field", "n"], "another --prefix or --id-field");
     refused(&["--priority", "low"], "other labels or terms");
     world.write_lines("other.jsonl", 20);
     let said = world.run(&["submit", "--lines", "other.jsonl", "--journal", JOURNAL]);

@@ -155,38 +155,58 @@ impl Control {
 
     /// Asks idle sources for as many jobs as there is room for, those of the highest priority first.
     fn receive_more(&mut self) {
-        let asked: usize = self.sources.iter().map(|source| source.asked()).sum();
-        let mut room = self.in_flight.saturating_sub(self.leases.len() + asked);
         for index in 0..self.sources.len() {
-            let max = self.share(index, room);
+            let max = self.share(index);
             if max == 0 {
-                continue;
-            }
-            if let Some(receive) = self.sources[index].receive(index, max, self.pulse.vitals()) {
-                room -= max;
+                self.recall_lower(index);
+            } else if let Some(receive) = self.sources[index].receive(index, max, self.pulse.vitals()) {
                 self.receiving.push(receive);
             }
         }
     }
 
-    /// What a source may be asked for: room is divided among those of one priority. With lower ones beside it a source
-    /// is asked for a part only, which its being asked keeps free, and leaves to each of them room for one job.
-    fn share(&self, index: usize, room: usize) -> usize {
+    /// What a source may be asked for: not what is kept free for higher ones, nor one job for each lower one that has
+    /// none; and a part only, if there are lower ones. For one job there is always room, once there is any.
+    fn share(&self, index: usize) -> usize {
+        let this = &self.sources[index];
+        let part = self.in_flight.div_ceil(SHARE);
+        let kept = |source: &Intake| part.saturating_sub(source.held + source.asked());
+        let others = || self.sources.iter().filter(|source| !source.has_ended());
+        let for_higher: usize = others().filter(|source| source.priority < this.priority).map(kept).sum();
+        let lower = || others().filter(|source| source.priority > this.priority);
+        let for_lower = lower().filter(|source| source.has_none()).count();
+        let equals = others().filter(|source| source.priority == this.priority && source.is_idle()).count();
+
+        let room = self.room();
+        let divided = room.saturating_sub(for_higher + for_lower).div_ceil(equals.max(1));
+        let most = if lower().next().is_some() { part } else { room };
+        let least = usize::from(this.has_none()).min(room);
+        divided.min(most).max(least)
+    }
+
+    /// Jobs that may still be asked for.
+    fn room(&self) -> usize {
+        let asked: usize = self.sources.iter().map(Intake::asked).sum();
+        self.in_flight.saturating_sub(self.leases.len() + asked)
+    }
+
+    /// A source that finds no room, since lower ones were asked for jobs that they do not have: they are asked anew, for
+    /// what it leaves.
+    fn recall_lower(&mut self, index: usize) {
         let priority = self.sources[index].priority;
-        let from_here = &self.sources[index..];
-        let equals = from_here.iter().filter(|source| source.priority == priority && source.is_idle()).count();
-        let mut lower = from_here.iter().filter(|source| source.priority > priority && !source.has_ended()).peekable();
-        if lower.peek().is_none() {
-            return room.div_ceil(equals.max(1));
+        if self.sources[index].is_idle() {
+            let lower = self.sources.iter_mut().filter(|source| source.priority > priority);
+            lower.filter(|source| source.held + source.asked() > 1).for_each(Intake::recall);
         }
-        let room = room.saturating_sub(lower.filter(|source| source.has_none()).count());
-        room.div_ceil(equals.max(1)).min(self.in_flight.div_ceil(SHARE))
     }
 
     fn received(&mut self, received: Received) {
         let source = &mut self.sources[received.source];
         source.returns(received.adapter);
-        match received.result {
+        let Some(result) = received.result else {
+            return;
+        };
+        match result {
             Ok(deliveries) => {
                 let ended = source.succeeded(deliveries.is_empty());
                 self.closing.extend(ended.map(closed));
@@ -228,10 +248,9 @@ impl Control {
             return;
         };
         held.task = None;
-        // It ended because it is handed over.
         let verdict = match outcome.verdict {
             Verdict::Done(result) => Verdict::Done(result),
-            _ if held.job.is_cancelled() => Verdict::give_back(),
+            _ if held.handed_over => Verdict::give_back(),
             verdict => verdict,
         };
         match &mut held.state {
@@ -359,9 +378,9 @@ impl Control {
         let Some(held) = self.leases.get(number).filter(|held| matches!(held.state, State::Working)) else {
             return;
         };
-        let (hands_over, was_told) = (held.job.can_be_handed_over(), held.job.is_cancelled());
         held.job.cancel();
-        if hands_over && !was_told {
+        if held.job.can_be_handed_over() && !held.handed_over {
+            held.handed_over = true;
             info!(job = held.job.id(), "its source lets no worker hold the job for longer: it is handed over");
             self.leases.stop_after(number, Instant::now(), WIND_UP);
             return;
@@ -369,7 +388,7 @@ impl Control {
         if let Some(task) = &held.task {
             task.abort();
         }
-        if hands_over {
+        if held.handed_over {
             warn!(job = held.job.id(), "the job did not end within {WIND_UP:?}; it is handed over as it is");
             return self.settle(number, Verdict::give_back());
         }

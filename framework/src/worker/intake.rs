@@ -1,9 +1,11 @@
 //! One source as the control loop sees it: idle, receiving, pausing after a failure, or at its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 use tracing::{error, warn};
 
 use crate::error::{Error, Fault, Result};
@@ -25,21 +27,34 @@ pub(super) struct Intake {
     asked: usize,
     /// How many of its jobs are not settled yet.
     pub(super) held: usize,
-    /// The pause before the next receive, after failures.
-    pause: Option<Duration>,
+    /// After failures: the pause before the next receive, and when it is over.
+    pause: Option<(Duration, Instant)>,
+    /// Ends the receive under way.
+    recalled: Arc<Notify>,
 }
 
 /// What came of a receive, with the source to be given back.
 pub(super) struct Received {
     pub(super) source: usize,
     pub(super) adapter: Box<dyn AnySource>,
-    pub(super) result: Result<Vec<Delivery>>,
+    /// `None` if it was recalled.
+    pub(super) result: Option<Result<Vec<Delivery>>>,
 }
 
 impl Intake {
     pub(super) fn new(priority: Priority, adapter: Box<dyn AnySource>) -> Self {
         let (name, accepts_ahead) = (adapter.name(), adapter.accepts_ahead());
-        Intake { name, priority, accepts_ahead, idle: Some(adapter), ended: false, asked: 0, held: 0, pause: None }
+        Intake {
+            name,
+            priority,
+            accepts_ahead,
+            idle: Some(adapter),
+            ended: false,
+            asked: 0,
+            held: 0,
+            pause: None,
+            recalled: Arc::default(),
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -73,23 +88,31 @@ impl Intake {
     ) -> Option<BoxFuture<'static, Received>> {
         let mut adapter = self.idle.take()?;
         self.asked = max;
-        let pause = self.pause;
+        // A recall that came too late is not for this one.
+        self.recalled = Arc::default();
+        let (pause, recalled) = (self.pause, self.recalled.clone());
         let (vitals, accepts_ahead) = (vitals.clone(), self.accepts_ahead);
         Some(Box::pin(async move {
             let receive = async {
-                if let Some(pause) = pause {
-                    sleep(pause).await;
+                if let Some((_, over)) = pause {
+                    sleep_until(over).await;
                 }
                 adapter.receive(max).await
             };
             // Dropping a receive loses nothing, and nothing must come of it once the worker drains.
             let result = tokio::select! {
                 biased;
-                () = vitals.reaches(Phase::Draining), if !accepts_ahead => Ok(Vec::new()),
-                result = receive => result,
+                () = vitals.reaches(Phase::Draining), if !accepts_ahead => Some(Ok(Vec::new())),
+                result = receive => Some(result),
+                () = recalled.notified() => None,
             };
             Received { source: index, adapter, result }
         }))
+    }
+
+    /// Ends the receive under way, if it has brought nothing yet.
+    pub(super) fn recall(&mut self) {
+        self.recalled.notify_one();
     }
 
     /// A receive has ended.
@@ -106,8 +129,8 @@ impl Intake {
 
     /// It is asked again after a pause that grows.
     pub(super) fn failed(&mut self, why: &Error) {
-        let pause = self.pause.map_or(PAUSES.0, |pause| (pause * 2).min(PAUSES.1));
-        self.pause = Some(pause);
+        let pause = self.pause.map_or(PAUSES.0, |(pause, _)| (pause * 2).min(PAUSES.1));
+        self.pause = Some((pause, Instant::now() + pause));
         let name = self.name;
         match why.fault() {
             Fault::Invalid => error!(source = name, error = %why, ?pause, "not ready: cannot receive"),

@@ -29,6 +29,8 @@ pub(super) struct Held {
     pub(super) until: Instant,
     pub(super) task: Option<AbortHandle>,
     pub(super) state: State,
+    /// It was told to stop, and is given back when it has.
+    pub(super) handed_over: bool,
     length: Duration,
     due: Option<Instant>,
     /// It is not renewed any more: when it is due, its job stops.
@@ -82,8 +84,18 @@ impl Leases {
     ) -> u64 {
         self.numbers += 1;
         let length = until.saturating_duration_since(now);
-        let held =
-            Held { source, job, receipt, until, task: None, state: State::Working, length, due: None, last: false };
+        let held = Held {
+            source,
+            job,
+            receipt,
+            until,
+            task: None,
+            state: State::Working,
+            handed_over: false,
+            length,
+            due: None,
+            last: false,
+        };
         self.held.insert(self.numbers, held);
         self.renew_at(self.numbers, now + length / 3);
         self.numbers

@@ -104,6 +104,14 @@ impl Input {
         &self.fingerprint
     }
 
+    /// The field that names its jobs, if one does.
+    pub fn id_field(&self) -> Option<&str> {
+        match &self.what {
+            What::Files(_) => None,
+            What::Lines(lines) => lines.id_field.as_deref(),
+        }
+    }
+
     /// Where it is; standard input is nowhere.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()

@@ -83,7 +83,7 @@ impl Header {
             input: input.path().map_or("standard input".to_owned(), |path| path.display().to_string()),
             fingerprint: input.fingerprint().to_owned(),
             jobs: input.count(),
-            options: format!("{prefix:?} {terms:?}"),
+            options: format!("{prefix:?} {:?} {terms:?}", input.id_field()),
         }
     }
 
@@ -96,7 +96,9 @@ impl Header {
             _ if (&self.fingerprint, self.jobs) != (&now.fingerprint, now.jobs) => {
                 format!("was begun before `{input}` was changed")
             }
-            _ if self.options != now.options => "was begun with another --prefix, or other labels or terms".to_owned(),
+            _ if self.options != now.options => {
+                "was begun with another --prefix or --id-field, or other labels or terms".to_owned()
+            }
             _ => return Ok(()),
         };
         Err(Error::invalid(format_args!("it {what}: name another with --journal, or begin anew with --restart")))

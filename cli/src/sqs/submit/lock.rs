@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use forebay::{Context, Error, Result};
 
-/// How long it is waited for a journal that another process has.
-pub const LOCKED: Duration = Duration::from_secs(60);
+/// How long it is waited for a journal that another process has: longer than batches on their way are tried.
+pub const LOCKED: Duration = Duration::from_secs(200);
 /// How long that is waited without a word.
 const SILENT: Duration = Duration::from_secs(1);
 /// The pause between two looks at it.

@@ -127,7 +127,7 @@ async fn submit(arguments: Arguments) -> Result<ExitCode> {
     let sqs = with_objects(arguments.place.sqs(), arguments.objects.as_deref())?;
     let input = arguments.input()?;
     let terms = arguments.envelope.terms();
-    let header = Header::new(&arguments.place.queue, &input, &arguments.prefix, &terms);
+    let header = Header::new(&arguments.place.to_string(), &input, &arguments.prefix, &terms);
     let path = arguments.journal.clone().or_else(|| beside(&input));
     let journal = match &path {
         Some(path) => Journal::open(path, header, arguments.restart)?,

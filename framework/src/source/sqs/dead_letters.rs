@@ -19,6 +19,8 @@ use crate::error::{Error, Fault, Result};
 const HOLD: Duration = Duration::from_secs(120);
 /// How long the queue looks for letters: above 0, or it would not look everywhere.
 const WAIT: Duration = Duration::from_secs(1);
+/// Receives that bring only letters which were seen, before that counts as the end.
+const LOOKS: usize = 100;
 /// What the worker that rejected a job wrote beside it begins so.
 const OURS: &str = "forebay.";
 
@@ -67,18 +69,23 @@ impl DeadLetterBox {
     /// # Errors
     /// If the dead-letter queue cannot be read.
     pub async fn next(&mut self) -> Result<Vec<DeadLetter>> {
-        let received = patiently(async || self.graves.receive(MOST, WAIT, HOLD).await).await?;
-        let mut letters = Vec::new();
-        for message in received {
-            let (Some(id), Some(handle)) = (message.message_id.clone(), message.receipt_handle.clone()) else {
-                continue;
-            };
-            self.held.insert(id.clone(), handle);
-            if self.seen.insert(id) {
-                letters.push(DeadLetter::of(message));
+        for _ in 0..LOOKS {
+            let received = patiently(async || self.graves.receive(MOST, WAIT, HOLD).await).await?;
+            let is_end = received.is_empty();
+            let letters: Vec<_> = received.into_iter().filter_map(|message| self.take(message)).collect();
+            // Of those that were seen, some may have become visible again.
+            if is_end || !letters.is_empty() {
+                return Ok(letters);
             }
         }
-        Ok(letters)
+        Ok(Vec::new())
+    }
+
+    /// A letter that was not seen yet.
+    fn take(&mut self, message: Message) -> Option<DeadLetter> {
+        let (id, handle) = (message.message_id.clone()?, message.receipt_handle.clone()?);
+        self.held.insert(id.clone(), handle);
+        self.seen.insert(id).then(|| DeadLetter::of(message))
     }
 
     /// Sends letters back to the queue, without what was written beside them, and then deletes them here: of each, in
@@ -86,14 +93,22 @@ impl DeadLetterBox {
     ///
     /// An error says whether a letter is still here, on the queue, or on both.
     pub async fn redrive(&mut self, letters: Vec<DeadLetter>) -> Vec<Result<()>> {
+        let mut outcomes = Vec::with_capacity(letters.len());
+        for some in letters.chunks(MOST) {
+            outcomes.extend(self.redrive_some(some).await);
+        }
+        outcomes
+    }
+
+    async fn redrive_some(&mut self, letters: &[DeadLetter]) -> Vec<Result<()>> {
         let again: Vec<_> = letters.iter().map(|letter| Ok(letter.again(self.queue.is_fifo()))).collect();
         let sent = send::all(&self.queue, again).await;
         let is_sent = |pushed: &Pushed| matches!(pushed, Pushed::Once | Pushed::MaybeTwice);
-        let places = sent.iter().zip(&letters).filter(|(pushed, _)| is_sent(pushed));
+        let places = sent.iter().zip(letters).filter(|(pushed, _)| is_sent(pushed));
         let ids: Vec<&String> = places.map(|(_, letter)| &letter.message_id).collect();
         let mut deleted = self.delete(&ids).await.into_iter();
         let outcome = |pushed| match pushed {
-            Pushed::Once | Pushed::MaybeTwice => deleted.next().unwrap_or(Ok(())),
+            Pushed::Once | Pushed::MaybeTwice => deleted.next().unwrap_or_else(|| Err(both(not_held()))),
             Pushed::Refused(why) | Pushed::Failed(why) => Err(why.context("it is still in the dead-letter queue")),
             Pushed::Unclear(why) => {
                 Err(why.context("it is still in the dead-letter queue, and may be on the queue too"))
@@ -104,7 +119,8 @@ impl DeadLetterBox {
 
     /// Takes letters off the dead-letter queue.
     async fn delete(&mut self, ids: &[&String]) -> Vec<Result<()>> {
-        let handles: Vec<String> = ids.iter().filter_map(|id| self.held.remove(*id)).collect();
+        // Without a receipt it cannot be deleted; the queue says so of this one.
+        let handles: Vec<String> = ids.iter().map(|id| self.held.remove(*id).unwrap_or_default()).collect();
         if handles.is_empty() {
             return Vec::new();
         }
@@ -146,6 +162,10 @@ impl DeadLetterBox {
         }
         Ok(())
     }
+}
+
+fn not_held() -> Error {
+    Error::transient("the queue did not say whether it was deleted")
 }
 
 fn both(why: Error) -> Error {
@@ -196,5 +216,51 @@ impl DeadLetter {
         let once = format!("redrive-{}", self.message_id);
         let fifo = fifo.then(|| (group().unwrap_or_else(|| self.message_id.clone()), once));
         Letter { body: self.message.body.clone().unwrap_or_default(), attributes, fifo }
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "testing")]
+mod tests {
+    use super::*;
+    use crate::source::sqs::Sqs;
+    use crate::testing::fake_sqs::FakeSqs;
+
+    /// A queue without jobs, and its dead letters.
+    async fn dead(letters: usize) -> (FakeSqs, DeadLetterBox) {
+        let fake = FakeSqs::new();
+        let (url, dead) = (fake.create_queue("jobs", &[]).unwrap(), fake.create_queue("dead", &[]).unwrap());
+        let client = fake.client_without_retries();
+        for number in 0..letters {
+            client.send_message().queue_url(&dead).message_body(number.to_string()).send().await.unwrap();
+        }
+        let graves = Sqs::from_client(client, url).dead_letters(dead).admin().dead_letters().await.unwrap();
+        (fake, graves)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_number_of_letters_is_sent_back_and_deleted() {
+        let (fake, mut graves) = dead(23).await;
+        let mut all = Vec::new();
+        while all.len() < 23 {
+            all.extend(graves.next().await.unwrap());
+        }
+        let outcomes = graves.redrive(all).await;
+        assert!(outcomes.len() == 23 && outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!((fake.messages("jobs").len(), fake.messages("dead").len()), (23, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn letters_that_have_become_visible_again_are_not_the_end() {
+        let (_fake, mut graves) = dead(30).await;
+        assert_eq!(graves.next().await.unwrap().len(), 10);
+        tokio::time::sleep(HOLD * 2).await;
+        let mut seen = 10;
+        while seen < 30 {
+            let some = graves.next().await.unwrap();
+            assert!(!some.is_empty(), "only {seen} of 30 were seen");
+            seen += some.len();
+        }
+        assert_eq!(graves.next().await.unwrap().len(), 0);
     }
 }

@@ -87,7 +87,7 @@ impl SqsQueue {
 
     /// The same queue for consumers that are not forebay: each payload is the message's body as it is, and the job's id
     /// is beside it in the attribute `forebay.job`. What is not text that SQS takes, or is empty, is refused as
-    /// [`Invalid`](Fault::Invalid). In a FIFO queue nothing else changes.
+    /// [`Invalid`](Fault::Invalid). A FIFO queue drops a job within 5 minutes only if its payload is the same too.
     pub fn bare(&self) -> Self {
         let (settings, given) = (self.0.settings.clone(), self.0.given.clone());
         SqsQueue(Arc::new(Shared { settings, given, bare: true, brokers: Mutex::default() }))
@@ -159,6 +159,8 @@ impl Shared {
         };
         // An id may be longer than a group's name, and hold what that may not.
         let name = digest(id);
+        // A job that was run again may have ended otherwise, and that is news.
+        let once = if self.bare { digest(&format!("{id}\n{sealed}")) } else { name.clone() };
         let objects = &self.settings.objects;
         let body = if sealed.len() > SAFE && objects.take_bodies() {
             attributes.insert(SIZE_ATTRIBUTE.to_owned(), attribute("Number", sealed.len().to_string())?);
@@ -168,7 +170,7 @@ impl Shared {
         } else {
             sealed
         };
-        Ok(Letter { body, attributes, fifo: fifo.then(|| (name.clone(), name)) })
+        Ok(Letter { body, attributes, fifo: fifo.then_some((name, once)) })
     }
 }
 
