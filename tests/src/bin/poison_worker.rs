@@ -1,6 +1,7 @@
-//! A worker with one committed result of each job, to be killed and to kill itself: `poison_worker IN OUT STORE`.
+//! A worker with one committed result of each job, to be killed and to kill itself: `poison_worker IN OUT STORE`, or
+//! `poison_worker STORE` for a queue of SQS that its environment names.
 //!
-//! A file that begins with `poison` aborts the process on the device thread, one that begins with `bad io` in an async
+//! An input that begins with `poison` aborts the process on the device thread, one that begins with `bad io` in an async
 //! stage. Its result for any other is [`forebay_tests::worked`].
 
 use std::process::ExitCode;
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use forebay::source::committed::Committed;
 use forebay::source::folder::Folder;
-use forebay::{Batching, Bytes, Job, Model, Pipeline, Result, Worker, store};
+use forebay::source::sqs::Sqs;
+use forebay::{Batching, Bytes, Error, Job, Model, Pipeline, Result, Worker, store};
 
 struct Slow;
 
@@ -35,24 +37,27 @@ async fn fetch(_: Job, input: Bytes) -> Result<Bytes> {
     Ok(input)
 }
 
-fn source(folders: &[String]) -> Result<Committed<Folder>> {
-    let files = Folder::open(&folders[0], &folders[1])?.once().lease(Duration::from_secs(1));
-    Ok(Committed::new(files, store::Folder::open(&folders[2])?))
+fn fed(worker: Worker, folders: &[String]) -> Result<Worker> {
+    Ok(match folders {
+        [inbox, outbox, store] => {
+            let files = Folder::open(inbox, outbox)?.once().lease(Duration::from_secs(1));
+            worker.source(Committed::new(files, store::Folder::open(store)?))
+        }
+        [store] => worker.source(Committed::new(Sqs::from_env()?, store::Folder::open(store)?)),
+        _ => return Err(Error::invalid("usage: poison_worker [IN OUT] STORE")),
+    })
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let folders: Vec<String> = std::env::args().skip(1).collect();
-    if folders.len() != 3 || forebay::telemetry::init().is_err() {
-        eprintln!("usage: poison_worker IN OUT STORE");
-        return ExitCode::from(2);
-    }
     let pipeline = Pipeline::new().io("fetch", 4, fetch).gpu("slow", Batching::items(4), || Ok(Slow));
-    match source(&folders) {
-        Ok(source) => Worker::bytes(pipeline).source(source).in_flight(8).run().await,
+    let worker = forebay::telemetry::init().and_then(|_| fed(Worker::bytes(pipeline), &folders));
+    match worker {
+        Ok(worker) => worker.in_flight(8).run().await,
         Err(why) => {
             eprintln!("poison_worker: {why}");
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }
