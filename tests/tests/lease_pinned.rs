@@ -126,6 +126,7 @@ fn no_lease_is_lost_while_cores_runtime_and_device_are_busy() {
         });
     }
     eventually("the runtime is blocked", || blocked.load(SeqCst) == 2);
+    // The call itself, whose length is what is tested.
     thread::sleep(CALL);
     let kept = renewals.lock().unwrap().clone();
     over.store(true, SeqCst);

@@ -59,6 +59,7 @@ async fn a_job_that_aborts_its_process_is_a_dead_letter_after_three_crashes() {
                 *worker = start(&endpoint, folder.path(), 1 + crashes);
             }
         }
+        // Between two looks at the queue and the workers.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     workers.into_iter().for_each(terminate);

@@ -93,6 +93,7 @@ async fn results_go_everywhere(endpoint: &str) {
     // One was refused, and is sent again after 5 s by whoever gets its message then.
     let told = async {
         while hook.told().len() < JOBS + 1 {
+            // Between two looks.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

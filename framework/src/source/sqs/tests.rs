@@ -515,6 +515,8 @@ async fn a_bare_queue_takes_text_as_it_is_and_says_what_it_cannot_take() {
         let message = asked.send().await.unwrap().messages.unwrap().remove(0);
         assert_eq!(message.body.unwrap(), "{\"forebay\": 1}");
         assert_eq!(message.message_attributes.unwrap()["forebay.job"].string_value.as_deref(), Some("the  id"));
+        queue.push("the \u{1} id", "another end".into()).await.unwrap();
+        assert_eq!(queues.count(&queues.url).await, if fifo { 2 } else { 3 }, "what is different is no repeat");
         for payload in [&b""[..], b"\xff", b"a\x00"] {
             let why = queue.push("a", payload.into()).await.unwrap_err();
             assert_eq!(why.fault(), Fault::Invalid);
