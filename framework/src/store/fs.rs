@@ -26,8 +26,10 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, TryStreamExt};
 
-use super::{Conditional, Key, Meta, Object, Outcome, Page, Put, Store, Version};
+use super::content::pieces;
+use super::{Conditional, Content, Key, Meta, Object, Opened, Outcome, Page, Put, Reading, Store, Version};
 use crate::error::{Context, Error, Fault, Result};
 
 /// First bytes of every object file; the digit is the layout's version.
@@ -141,7 +143,7 @@ impl Inner {
         };
         let version = version(session, write);
         let modified = found.modified()?;
-        Ok(Some((file, Meta { key: key.clone(), len, version, modified })))
+        Ok(Some((file, Meta { key: key.clone(), len, version, modified, checksum: None })))
     }
 
     fn read(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
@@ -156,14 +158,27 @@ impl Inner {
     }
 
     fn put(&self, key: &Key, bytes: &[u8], mode: &Put) -> Result<Outcome> {
+        let mut new = self.begin()?;
+        new.file.write_all(bytes)?;
+        self.commit(key, new, bytes.len() as u64, mode)
+    }
+
+    /// A file of the next version, to be written behind its header.
+    fn begin(&self) -> Result<Unfinished> {
         let write = self.writes.fetch_add(1, Ordering::Relaxed);
-        let version = version(self.session, write);
-        let mut new = Unfinished::create(self.tmp.join(version.as_str()))?;
+        let mut new = Unfinished::create(self.tmp.join(version(self.session, write).as_str()), write)?;
+        new.file.seek(SeekFrom::Start(HEADER as u64))?;
+        Ok(new)
+    }
+
+    /// Makes a file that has its `len` bytes the object, if `mode` allows it.
+    fn commit(&self, key: &Key, mut new: Unfinished, len: u64, mode: &Put) -> Result<Outcome> {
+        let version = version(self.session, new.write);
+        new.file.seek(SeekFrom::Start(0))?;
         new.file.write_all(&MAGIC)?;
-        for number in [self.session, write, bytes.len() as u64] {
+        for number in [self.session, new.write, len] {
             new.file.write_all(&number.to_le_bytes())?;
         }
-        new.file.write_all(bytes)?;
         new.file.sync_all()?;
 
         let names = hold(&self.lock, File::lock)?;
@@ -259,6 +274,23 @@ impl Store for Folder {
         Box::pin(async move { self.run(work).await.context(format_args!("getting a range of {key}")) })
     }
 
+    fn read<'a>(&'a self, key: &'a Key, range: Range<u64>, of: Option<&'a Version>) -> BoxFuture<'a, Result<Opened>> {
+        let (found, of) = (key.clone(), of.cloned());
+        let work = move |inner: &Inner| {
+            let Some((file, meta)) = inner.find(&found)? else {
+                return Ok(Opened::Missing);
+            };
+            if of.is_some_and(|of| of != meta.version) {
+                return Ok(Opened::Changed);
+            }
+            let range = meta.clamp(range)?;
+            let body = pieces(file, HEADER as u64, range.clone()).boxed();
+            let Meta { len, version, checksum, .. } = meta;
+            Ok(Opened::Found(Reading { len, version, checksum, range, body }))
+        };
+        Box::pin(async move { self.run(work).await.context(format_args!("reading {key}")) })
+    }
+
     fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Meta>>> {
         let of = key.clone();
         let work = move |inner: &Inner| Ok(inner.find(&of)?.map(|(_, meta)| meta));
@@ -269,6 +301,23 @@ impl Store for Folder {
         let of = key.clone();
         let work = move |inner: &Inner| inner.put(&of, &bytes, &mode);
         Box::pin(async move { self.run(work).await.context(format_args!("putting {key}")) })
+    }
+
+    fn write<'a>(&'a self, key: &'a Key, content: Content, mode: Put) -> BoxFuture<'a, Result<Outcome>> {
+        let write = async move {
+            let mut new = self.run(Inner::begin).await?;
+            let (mut body, progress) = content.pieces().await?;
+            let mut len = 0;
+            while let Some(piece) = body.try_next().await? {
+                let moved = piece.len() as u64;
+                new = self.run(move |_| Ok(new.file.write_all(&piece).map(|()| new)?)).await?;
+                progress.moved(moved);
+                len += moved;
+            }
+            let of = key.clone();
+            self.run(move |inner| inner.commit(&of, new, len, &mode)).await
+        };
+        Box::pin(async move { write.await.context(format_args!("writing {key}")) })
     }
 
     fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<()>> {
@@ -358,12 +407,14 @@ impl Walk<'_> {
 struct Unfinished {
     path: PathBuf,
     file: File,
+    /// The number of its write.
+    write: u64,
 }
 
 impl Unfinished {
-    fn create(path: PathBuf) -> io::Result<Self> {
+    fn create(path: PathBuf, write: u64) -> io::Result<Self> {
         let file = File::create_new(&path)?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, write })
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::{Conditional, Key, Meta, Object, Outcome, Page, Put, Store, Version};
+use super::{Algorithm, Checksum, Conditional, Key, Meta, Object, Outcome, Page, Put, Store, Version};
 use crate::error::{Error, Result};
 
 /// Objects in memory. A clone is another handle on the same objects.
@@ -52,8 +52,14 @@ impl Shelf {
         }
         self.writes += 1;
         let version = Version::new(self.writes.to_string());
-        let meta =
-            Meta { key: key.clone(), len: bytes.len() as u64, version: version.clone(), modified: SystemTime::now() };
+        let algorithm = Algorithm::Crc64Nvme;
+        let meta = Meta {
+            key: key.clone(),
+            len: bytes.len() as u64,
+            version: version.clone(),
+            modified: SystemTime::now(),
+            checksum: Some(Checksum::Whole { algorithm, value: algorithm.of(&bytes) }),
+        };
         self.objects.insert(key.clone(), Object { meta, bytes });
         Outcome::Stored(version)
     }

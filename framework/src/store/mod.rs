@@ -1,11 +1,17 @@
-//! Bytes by key: where checkpoints live between one worker and the next.
+//! Bytes by key: where inputs, results and checkpoints live between one worker and the next.
 //!
 //! This module owns the [`Store`] trait and the words it speaks in. It promises that every store means the same by
 //! a key, a version and a lost race; the suite in `testing::store` holds each of them to it. It deliberately knows
-//! nothing of checkpoints, and has no streaming: an object is small enough for memory, larger things are many objects.
+//! nothing of checkpoints. What is small goes through memory (`get`, `put`), what may be large is a stream (`read`,
+//! `write`); [`Transfers`] moves whole files, fast and in parts.
 
+mod checksum;
+mod content;
 mod fs;
 mod memory;
+mod progress;
+mod reading;
+pub mod transfer;
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -15,11 +21,17 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, stream};
 
 use crate::error::{Error, Result};
 
+pub use checksum::{Algorithm, Checksum, Crc};
+pub use content::Content;
 pub use fs::Folder;
 pub use memory::Memory;
+pub use progress::Progress;
+pub use reading::{Opened, Reading};
+pub use transfer::Transfers;
 
 /// Named objects in one flat space, each replaced as a whole.
 ///
@@ -43,6 +55,26 @@ pub trait Store: Send + Sync + 'static {
     /// `Invalid` if the range is reversed, or begins beyond the end ([`Meta::clamp`] decides that for every store).
     fn get_range<'a>(&'a self, key: &'a Key, range: Range<u64>) -> BoxFuture<'a, Result<Option<Object>>>;
 
+    /// Opens the bytes of `range`, cut at the object's end, as a stream; `of` asks for one version of the object, so that
+    /// parts which are read one after another fit together.
+    ///
+    /// A store may give more than was asked for, up to the whole object: [`Reading::range`] tells. Missing objects and
+    /// other versions are answers ([`Opened`]); `Invalid` as for [`get_range`](Self::get_range). An error in the middle of
+    /// the stream ends it; a stream that ends by itself has given all bytes of the range.
+    ///
+    /// Default: [`get_range`](Self::get_range), in one piece.
+    fn read<'a>(&'a self, key: &'a Key, range: Range<u64>, of: Option<&'a Version>) -> BoxFuture<'a, Result<Opened>> {
+        Box::pin(async move {
+            let Some(object) = self.get_range(key, range.clone()).await? else {
+                return Ok(Opened::Missing);
+            };
+            if of.is_some_and(|of| *of != object.meta.version) {
+                return Ok(Opened::Changed);
+            }
+            object.into_reading(range).map(Opened::Found)
+        })
+    }
+
     /// What [`get`](Self::get) would say of the object, without its bytes.
     fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Meta>>>;
 
@@ -50,6 +82,23 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// A mode that the store cannot keep atomic ([`conditional`](Self::conditional)) is refused as `Invalid`.
     fn put<'a>(&'a self, key: &'a Key, bytes: Bytes, mode: Put) -> BoxFuture<'a, Result<Outcome>>;
+
+    /// Writes an object of any size if `mode` allows it, from a file, a buffer or a stream, without holding all of it in
+    /// memory where the store's medium lets it. Else as [`put`](Self::put). Content that is not what it should be (a file
+    /// that changes or cannot be read, a stream that fails) is an error, and then nothing was written.
+    ///
+    /// Default: [`put`](Self::put), of all of it.
+    fn write<'a>(&'a self, key: &'a Key, content: Content, mode: Put) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(async move {
+            let progress = content.progress.clone();
+            let bytes = content.collect().await?;
+            let len = bytes.len() as u64;
+            progress.expect(len);
+            let outcome = self.put(key, bytes, mode).await?;
+            progress.moved(len);
+            Ok(outcome)
+        })
+    }
 
     /// Removes the object; it is no error that there is none.
     fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<()>>;
@@ -99,11 +148,17 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     fn get_range<'a>(&'a self, key: &'a Key, range: Range<u64>) -> BoxFuture<'a, Result<Option<Object>>> {
         (**self).get_range(key, range)
     }
+    fn read<'a>(&'a self, key: &'a Key, range: Range<u64>, of: Option<&'a Version>) -> BoxFuture<'a, Result<Opened>> {
+        (**self).read(key, range, of)
+    }
     fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Meta>>> {
         (**self).head(key)
     }
     fn put<'a>(&'a self, key: &'a Key, bytes: Bytes, mode: Put) -> BoxFuture<'a, Result<Outcome>> {
         (**self).put(key, bytes, mode)
+    }
+    fn write<'a>(&'a self, key: &'a Key, content: Content, mode: Put) -> BoxFuture<'a, Result<Outcome>> {
+        (**self).write(key, content, mode)
     }
     fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<()>> {
         (**self).delete(key)
@@ -223,6 +278,8 @@ pub struct Meta {
     pub version: Version,
     /// About when that write was, by the store's clock and with the store's precision.
     pub modified: SystemTime,
+    /// What the store says of its bytes, where it does; a list says nothing.
+    pub checksum: Option<Checksum>,
 }
 
 impl Meta {
@@ -244,6 +301,15 @@ pub struct Object {
     pub meta: Meta,
     /// All of it, or the range.
     pub bytes: Bytes,
+}
+
+impl Object {
+    fn into_reading(self, asked: Range<u64>) -> Result<Reading> {
+        let range = self.meta.clamp(asked)?;
+        let Meta { len, version, checksum, .. } = self.meta;
+        let body = stream::iter((!self.bytes.is_empty()).then_some(Ok(self.bytes))).boxed();
+        Ok(Reading { len, version, checksum, range, body })
+    }
 }
 
 /// One page of a list.

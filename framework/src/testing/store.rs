@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use futures_util::stream;
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Fault, Result};
-use crate::store::{Conditional, Key, Meta, Object, Page, Put, Store, Version};
+use crate::store::{Conditional, Content, Key, Meta, Object, Opened, Page, Progress, Put, Reading, Store, Version};
 
 /// Every property. Run it on a runtime with several threads: on one, most races never happen.
 pub async fn all(store: Arc<dyn Store>) {
@@ -30,6 +31,7 @@ pub async fn all(store: Arc<dyn Store>) {
     round_trip(one).await;
     sizes(one).await;
     ranges(one).await;
+    streams(one).await;
     overwrite(one).await;
     delete(one).await;
     odd_keys(one).await;
@@ -136,6 +138,52 @@ pub async fn ranges(store: &dyn Store) {
         let answer = store.get_range(&place.key(name), start..end).await;
         refused(answer, &format!("{start}..{end} of the {name} object"));
     }
+}
+
+/// What is written from a buffer, a file or a stream is read as it was, whole and in ranges, and only of the version that
+/// is asked for.
+pub async fn streams(store: &dyn Store) {
+    let place = Place::emptied(store, "streams").await;
+    for len in [0, 1, 3 << 20] {
+        let bytes = pattern(len);
+        let folder = std::env::temp_dir().join(format!("forebay-conformance-{}-{len}", std::process::id()));
+        std::fs::write(&folder, &bytes).expect("a file can be written");
+        let pieces: Vec<Result<Bytes>> = bytes.chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        let contents = [
+            ("buffer", Content::bytes(bytes.clone())),
+            ("file", Content::file(&folder)),
+            ("stream", Content::stream(stream::iter(pieces))),
+        ];
+        for (name, content) in contents {
+            let progress = Progress::new();
+            let key = place.key(name);
+            let written = store.write(&key, content.counted_in(&progress), Put::Overwrite).await;
+            let version = ok(written, "write").stored().expect("an overwrite is stored");
+            assert_eq!(progress.done(), len as u64, "a write from a {name} counts its bytes");
+            let reading = place.read(name, 0..u64::MAX, Some(&version)).await;
+            assert_eq!((reading.len, &reading.version), (len as u64, &version), "read tells length and version");
+            assert!(ok(reading.collect(len).await, "collect") == bytes, "{len} bytes from a {name} are read");
+            let (start, end) = (len as u64 / 3, len as u64 * 2 / 3);
+            let reading = place.read(name, start..end, Some(&version)).await;
+            let Range { start: from, end: to } = reading.range;
+            assert!(from <= start && to >= end, "read gives what was asked for or more");
+            let part = ok(reading.collect(len).await, "collect");
+            assert!(part == bytes.slice(from as usize..to as usize), "read gives the bytes of its range");
+        }
+        std::fs::remove_file(folder).expect("the file is there");
+    }
+    let failing = [Ok(Bytes::from("half")), Err(Error::failed("torn"))];
+    let torn = store.write(&place.key("torn"), Content::stream(stream::iter(failing)), Put::Overwrite).await;
+    assert!(torn.is_err_and(|why| why.to_string().contains("torn")), "a stream's error is the write's");
+    assert_eq!(place.head("torn").await, None, "of a stream that fails nothing is written");
+    let gone = store.write(&place.key("gone"), Content::file("/nonexistent/file"), Put::Overwrite).await;
+    assert!(gone.is_err_and(|why| why.to_string().contains("/nonexistent/file")), "a file's error names it");
+    let missing = ok(store.read(&place.key("missing"), 0..1, None).await, "read");
+    assert!(matches!(missing, Opened::Missing), "read of a missing object");
+    let old = place.put("changes", "old", Put::Overwrite).await;
+    place.put("changes", "new!", Put::Overwrite).await;
+    let changed = ok(store.read(&place.key("changes"), 0..1, Some(&old)).await, "read");
+    assert!(matches!(changed, Opened::Changed), "read of a version that is no more");
 }
 
 /// An overwrite replaces the bytes and changes the version.
@@ -486,6 +534,11 @@ impl<'a> Place<'a> {
 
     async fn range(&self, name: &str, range: Range<u64>) -> Option<Object> {
         ok(self.store.get_range(&self.key(name), range).await, "get_range")
+    }
+
+    async fn read(&self, name: &str, range: Range<u64>, of: Option<&Version>) -> Reading {
+        let opened = ok(self.store.read(&self.key(name), range, of).await, "read").found();
+        opened.unwrap_or_else(|| panic!("an object that was written is read: {name}"))
     }
 
     async fn head(&self, name: &str) -> Option<Meta> {

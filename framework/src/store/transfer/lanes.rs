@@ -1,0 +1,224 @@
+//! How many parts are under way at once, learned from what the link gives.
+//!
+//! It owns one number for one direction of a link, which every transfer over it shares. It starts at 10, as the published
+//! benchmarks do; while all lanes are in use, it asks each second or so whether more of them gave more, and goes back
+//! where they did not. It never stops a part that is under way.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+const START: usize = 10;
+const LEAST: usize = 2;
+const MOST: usize = 48;
+/// A measurement takes at least this long, so that one part more or less does not decide.
+const WINDOW: Duration = Duration::from_millis(1500);
+/// A lane that moves less than this a second waits for the others more than it moves: fewer are better.
+const SLOWEST: f64 = 64_000.0;
+/// By which part of itself a goodput has to change to be another one.
+const NOISE: f64 = 0.1;
+
+/// The lanes of a link in one direction. A clone is another handle on them.
+#[derive(Clone, Debug)]
+pub(crate) struct Lanes {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    free: Arc<Semaphore>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    lanes: usize,
+    /// Lanes to be taken away as soon as they come free.
+    surplus: usize,
+    used: usize,
+    /// Whether all lanes were in use since the window began.
+    full: bool,
+    began: Instant,
+    bytes: u64,
+    judge: Judge,
+}
+
+/// What was seen in the windows before. Time and bytes are given to it, so that it needs no clock.
+#[derive(Debug, Default)]
+struct Judge {
+    before: Option<f64>,
+    /// Whether the last change was to more lanes.
+    rising: bool,
+    /// Windows to go until it is asked again whether more would give more.
+    rest: u32,
+}
+
+/// A lane that is in use until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    permit: Option<OwnedSemaphorePermit>,
+    lanes: Lanes,
+}
+
+impl Lanes {
+    pub(crate) fn new() -> Self {
+        let state = State {
+            lanes: START,
+            surplus: 0,
+            used: 0,
+            full: false,
+            began: Instant::now(),
+            bytes: 0,
+            judge: Judge::default(),
+        };
+        Lanes { inner: Arc::new(Inner { free: Arc::new(Semaphore::new(START)), state: Mutex::new(state) }) }
+    }
+
+    /// Waits for a lane.
+    pub(crate) async fn enter(&self) -> Lane {
+        // A semaphore that nobody closes always gives a permit.
+        let permit = Arc::clone(&self.inner.free).acquire_owned().await.ok();
+        let mut state = self.state();
+        state.used += 1;
+        if state.used >= state.lanes && !state.full {
+            (state.full, state.began, state.bytes) = (true, Instant::now(), 0);
+        }
+        drop(state);
+        Lane { permit, lanes: self.clone() }
+    }
+
+    /// Counts payload bytes that were moved on any lane, and learns from them.
+    pub(crate) fn moved(&self, bytes: u64) {
+        let mut state = self.state();
+        state.bytes += bytes;
+        let took = state.began.elapsed();
+        if !state.full || took < WINDOW {
+            return;
+        }
+        let goodput = state.bytes as f64 / took.as_secs_f64();
+        let (before, lanes) = (state.lanes, state.lanes);
+        let wanted = state.judge.wants(lanes, goodput).clamp(LEAST, MOST);
+        (state.began, state.bytes) = (Instant::now(), 0);
+        if wanted > before {
+            let more = wanted - before;
+            // Those that were to be taken away stay instead.
+            let stay = more.min(state.surplus);
+            state.surplus -= stay;
+            self.inner.free.add_permits(more - stay);
+        } else {
+            state.surplus += before - wanted;
+        }
+        state.lanes = wanted;
+    }
+
+    /// Lanes at present.
+    pub(crate) fn count(&self) -> usize {
+        self.state().lanes
+    }
+
+    /// Numbers only, so a panic elsewhere broke nothing.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let mut state = self.lanes.state();
+        state.used -= 1;
+        // With a lane to spare it is not the lanes that limit.
+        state.full &= state.used + 1 >= state.lanes;
+        if state.surplus > 0
+            && let Some(permit) = self.permit.take()
+        {
+            state.surplus -= 1;
+            permit.forget();
+        }
+    }
+}
+
+impl Judge {
+    /// How many lanes there should be after a window with `lanes` of them, all in use, that gave `goodput` bytes a second.
+    fn wants(&mut self, lanes: usize, goodput: f64) -> usize {
+        let before = self.before.replace(goodput);
+        if goodput < SLOWEST * lanes as f64 {
+            (self.rising, self.rest) = (false, 8);
+            return (goodput / SLOWEST) as usize;
+        }
+        let step = (lanes / 4).max(1);
+        match before {
+            Some(before) if self.rising && goodput < before * (1.0 + NOISE) => {
+                // More gave no more: back, and leave it for a while.
+                (self.rising, self.rest) = (false, 8);
+                (lanes * 4 / 5).min(lanes - 1)
+            }
+            _ if self.rest > 0 => {
+                self.rest -= 1;
+                lanes
+            }
+            _ => {
+                self.rising = true;
+                lanes + step
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where a link ends that gives each lane up to `each` and all together up to `all`, after so many windows.
+    fn settles(each: f64, all: f64, windows: usize) -> usize {
+        let mut judge = Judge::default();
+        (0..windows).fold(START, |lanes, _| {
+            let goodput = (each * lanes as f64).min(all);
+            judge.wants(lanes, goodput).clamp(LEAST, MOST)
+        })
+    }
+
+    #[test]
+    fn a_link_that_gives_each_lane_little_gets_many() {
+        assert_eq!(settles(1e6, 1e9, 20), MOST);
+    }
+
+    #[test]
+    fn a_link_that_is_full_keeps_what_it_has() {
+        for windows in 3..40 {
+            let lanes = settles(20e6, 12.5e6, windows);
+            assert!((7..=13).contains(&lanes), "{lanes} after {windows}");
+        }
+    }
+
+    #[test]
+    fn a_slow_link_is_left_to_few() {
+        assert_eq!(settles(62_500.0, 62_500.0, 3), LEAST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lanes_that_are_taken_away_are_not_given_again() {
+        let lanes = Lanes::new();
+        let mut used = Vec::new();
+        for _ in 0..START {
+            used.push(lanes.enter().await);
+        }
+        tokio::time::advance(WINDOW).await;
+        lanes.moved(1000);
+        assert_eq!(lanes.count(), LEAST);
+        used.truncate(START - 3);
+        assert_eq!(lanes.inner.free.available_permits(), 0);
+        used.clear();
+        assert_eq!(lanes.inner.free.available_permits(), LEAST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_use_its_lanes_teaches_nothing() {
+        let lanes = Lanes::new();
+        let _one = lanes.enter().await;
+        tokio::time::advance(10 * WINDOW).await;
+        lanes.moved(1000);
+        assert_eq!(lanes.count(), START);
+    }
+}
