@@ -285,21 +285,16 @@ async fn a_damaged_partial_file_is_not_believed() {
 
 #[test]
 fn ranges_fill_the_gaps_between_what_is_there() {
-    let left = |ranges: &[Range<u64>]| Left { version: None, ranges: ranges.to_vec() };
-    let none: &[Range<u64>] = &[];
-    let cases = [
-        (left(none), 0..10, 10, vec![]),
-        (left(none), 0..PART, 3 * PART, vec![PART..PART + LEAST, PART + LEAST..PART + 2 * LEAST]),
-        (left(&[0..10, 20..30]), 10..20, 40, vec![30..40]),
-        (left(&[0..10]), 20..30, 40, vec![10..20, 30..40]),
-        (left(&[]), 0..40, 40, vec![]),
-    ];
-    for (left, first, len, expected) in cases {
-        let ranges = cut(&left, first, len, 100);
-        assert_eq!(
-            ranges.iter().take(2).cloned().collect::<Vec<_>>(),
-            expected.iter().take(2).cloned().collect::<Vec<_>>()
-        );
-        assert!(ranges.iter().all(|range| range.end - range.start <= PART && range.end <= len));
-    }
+    let missing = |there: &[(u64, u64)], first: Range<u64>, len| {
+        let left = Left { version: None, ranges: there.iter().map(|&(start, end)| start..end).collect() };
+        cut(&left, first, len, 10).into_iter().map(|range| (range.start, range.end)).collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&[], 0..40, 40), []);
+    assert_eq!(missing(&[], 0..10, 40), [(10, 40)]);
+    assert_eq!(missing(&[(0, 10), (20, 30)], 10..20, 40), [(30, 40)]);
+    assert_eq!(missing(&[(0, 10)], 20..30, 40), [(10, 20), (30, 40)]);
+    let (twice, thrice) = (PART + LEAST, PART + 2 * LEAST);
+    assert_eq!(missing(&[], 0..PART, thrice + 1), [(PART, twice), (twice, thrice), (thrice, thrice + 1)]);
+    let large = missing(&[], 0..PART, 100 * PART);
+    assert_eq!((large.len(), large[0], large[98]), (99, (PART, 2 * PART), (99 * PART, 100 * PART)));
 }
