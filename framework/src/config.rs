@@ -20,6 +20,11 @@
 //! | `FOREBAY_SQS_LEASE` | 300 | seconds that a message is hidden unless it is extended, 1 to 3600 |
 //! | `FOREBAY_SQS_WAIT` | 20 | seconds that the queue waits for messages, 0 to 20 |
 //! | `FOREBAY_SQS_DEAD_LETTERS` | as the queue's redrive policy says | where rejected jobs go, as a URL; `none` drops them |
+//! | `FOREBAY_S3` | must be set for `S3::from_env` | the bucket and a prefix, as in `s3://bucket/prefix` |
+//! | `FOREBAY_S3_ENDPOINT` | as AWS's own settings say | where the store is, as a URL |
+//! | `FOREBAY_S3_REGION` | as AWS's own settings say, or the provider's | the bucket's region |
+//! | `FOREBAY_S3_PROVIDER` | told by the endpoint | `aws`, `r2`, `b2`, `gcs`, `minio`, `garage` or `other` |
+//! | `FOREBAY_S3_UPLOADS` | `forebay-uploads` among the temporary files | the folder in which open uploads are noted |
 //! | `FOREBAY_WEBHOOK_SECRETS` | none | secrets that webhooks are signed with, `whsec_...`, with commas between |
 
 use std::path::PathBuf;
@@ -153,6 +158,34 @@ impl SqsConfig {
             lease: seconds("FOREBAY_SQS_LEASE", 1, 3600, 300)?,
             wait: seconds("FOREBAY_SQS_WAIT", 0, 20, 20)?,
             dead_letters: text("FOREBAY_SQS_DEAD_LETTERS"),
+        })
+    }
+}
+
+/// The settings of the store `S3`.
+#[cfg(feature = "s3")]
+pub(crate) struct S3Config {
+    pub(crate) url: String,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) region: Option<String>,
+    pub(crate) provider: Option<String>,
+    pub(crate) uploads: Option<PathBuf>,
+}
+
+#[cfg(feature = "s3")]
+impl S3Config {
+    pub(crate) fn from_env() -> Result<Self> {
+        let text = |key: &str| {
+            let set = std::env::var(key).ok().map(|text| text.trim().to_owned());
+            set.filter(|text| !text.is_empty())
+        };
+        let missing = || Error::invalid("FOREBAY_S3 is not set; it should name a bucket, as in s3://bucket/prefix");
+        Ok(S3Config {
+            url: text("FOREBAY_S3").ok_or_else(missing)?,
+            endpoint: text("FOREBAY_S3_ENDPOINT"),
+            region: text("FOREBAY_S3_REGION"),
+            provider: text("FOREBAY_S3_PROVIDER"),
+            uploads: text("FOREBAY_S3_UPLOADS").map(PathBuf::from),
         })
     }
 }

@@ -99,6 +99,14 @@ impl Checksum {
         }
     }
 
+    /// Whether the object of these bytes is the one that the store means.
+    pub(crate) fn holds_all(&self, bytes: &[u8]) -> bool {
+        let algorithm = self.algorithm();
+        let part = usize::try_from(self.part()).ok().filter(|part| *part > 0).unwrap_or(usize::MAX);
+        let crc = |bytes: &[u8]| Crc { algorithm, value: algorithm.of(bytes), len: bytes.len() as u64 };
+        self.holds(&bytes.chunks(part).map(crc).collect::<Vec<_>>())
+    }
+
     /// Whether the object of these pieces, in order and without gaps, is the one that the store means.
     pub(crate) fn holds(&self, pieces: &[Crc]) -> bool {
         match *self {

@@ -285,8 +285,8 @@ impl Store for Folder {
             }
             let range = meta.clamp(range)?;
             let body = pieces(file, HEADER as u64, range.clone()).boxed();
-            let Meta { len, version, checksum, .. } = meta;
-            Ok(Opened::Found(Reading { len, version, checksum, range, body }))
+            let Meta { len, version, checksum, modified, .. } = meta;
+            Ok(Opened::Found(Reading { len, version, checksum, modified, range, body }))
         };
         Box::pin(async move { self.run(work).await.context(format_args!("reading {key}")) })
     }

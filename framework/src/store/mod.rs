@@ -11,6 +11,8 @@ mod fs;
 mod memory;
 mod progress;
 mod reading;
+#[cfg(feature = "s3")]
+mod s3;
 pub mod transfer;
 
 use std::borrow::Borrow;
@@ -31,6 +33,8 @@ pub use fs::Folder;
 pub use memory::Memory;
 pub use progress::Progress;
 pub use reading::{Opened, Reading};
+#[cfg(feature = "s3")]
+pub use s3::{Provider, S3, S3Settings};
 pub use transfer::Transfers;
 
 /// Named objects in one flat space, each replaced as a whole.
@@ -306,9 +310,9 @@ pub struct Object {
 impl Object {
     fn into_reading(self, asked: Range<u64>) -> Result<Reading> {
         let range = self.meta.clamp(asked)?;
-        let Meta { len, version, checksum, .. } = self.meta;
+        let Meta { len, version, checksum, modified, .. } = self.meta;
         let body = stream::iter((!self.bytes.is_empty()).then_some(Ok(self.bytes))).boxed();
-        Ok(Reading { len, version, checksum, range, body })
+        Ok(Reading { len, version, checksum, modified, range, body })
     }
 }
 

@@ -51,11 +51,6 @@ impl Progress {
         self.0.kept.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// What was counted is not there after all.
-    pub(crate) fn undo(&self, bytes: u64) {
-        self.0.moved.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
     /// One transfer's part of it, which can be taken back as a whole.
     pub(crate) fn share(&self) -> Share {
         Share { all: self.clone(), own: Progress::new() }
@@ -83,6 +78,13 @@ impl Share {
     pub(crate) fn keep(&self, bytes: u64) {
         self.all.keep(bytes);
         self.own.keep(bytes);
+    }
+
+    /// What was counted is not there after all.
+    pub(crate) fn undo(&self, bytes: u64) {
+        for one in [&self.all, &self.own] {
+            one.0.moved.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 
     /// As if it had never begun.

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -32,6 +33,8 @@ pub struct Reading {
     pub version: Version,
     /// What the store says of the *whole* object's bytes, where it did.
     pub checksum: Option<Checksum>,
+    /// About when that write was, by the store's clock.
+    pub modified: SystemTime,
     /// The bytes that follow: what was asked for, or more.
     pub range: Range<u64>,
     /// Those bytes. The stream ends with an error, or when all of them have come.
@@ -69,7 +72,7 @@ impl Opened {
 
 impl fmt::Debug for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { len, version, checksum, range, body: _ } = self;
+        let Self { len, version, checksum, range, .. } = self;
         let mut shown = f.debug_struct("Reading");
         shown.field("len", len).field("version", version).field("checksum", checksum).field("range", range);
         shown.finish_non_exhaustive()

@@ -17,6 +17,10 @@ const MOST: usize = 48;
 const WINDOW: Duration = Duration::from_millis(1500);
 /// A lane that moves less than this a second waits for the others more than it moves: fewer are better.
 const SLOWEST: f64 = 64_000.0;
+/// How long the pace is measured.
+const PACE: Duration = Duration::from_millis(500);
+/// A link that moves less than this part of the most it has moved has room.
+const ROOM: f64 = 0.6;
 /// By which part of itself a goodput has to change to be another one.
 const NOISE: f64 = 0.1;
 
@@ -43,6 +47,16 @@ struct State {
     began: Instant,
     bytes: u64,
     judge: Judge,
+    pace: Pace,
+}
+
+/// How much is moved at present, and at the most so far, in bytes a second.
+#[derive(Debug)]
+struct Pace {
+    began: Instant,
+    bytes: u64,
+    now: f64,
+    most: f64,
 }
 
 /// What was seen in the windows before. Time and bytes are given to it, so that it needs no clock.
@@ -72,6 +86,7 @@ impl Lanes {
             began: Instant::now(),
             bytes: 0,
             judge: Judge::default(),
+            pace: Pace { began: Instant::now(), bytes: 0, now: 0.0, most: 0.0 },
         };
         Lanes { inner: Arc::new(Inner { free: Arc::new(Semaphore::new(START)), state: Mutex::new(state) }) }
     }
@@ -92,6 +107,7 @@ impl Lanes {
     /// Counts payload bytes that were moved on any lane, and learns from them.
     pub(crate) fn moved(&self, bytes: u64) {
         let mut state = self.state();
+        state.pace.moved(bytes);
         state.bytes += bytes;
         let took = state.began.elapsed();
         if !state.full || took < WINDOW {
@@ -111,6 +127,13 @@ impl Lanes {
             state.surplus += before - wanted;
         }
         state.lanes = wanted;
+    }
+
+    /// Whether the link moves much less than it has moved before.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut state = self.state();
+        state.pace.moved(0);
+        state.pace.now < ROOM * state.pace.most
     }
 
     /// Lanes at present.
@@ -135,6 +158,18 @@ impl Drop for Lane {
         {
             state.surplus -= 1;
             permit.forget();
+        }
+    }
+}
+
+impl Pace {
+    fn moved(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        let took = self.began.elapsed();
+        if took >= PACE {
+            self.now = self.bytes as f64 / took.as_secs_f64();
+            self.most = self.most.max(self.now);
+            (self.began, self.bytes) = (Instant::now(), 0);
         }
     }
 }

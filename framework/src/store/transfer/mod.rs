@@ -19,11 +19,13 @@ use bytes::Bytes;
 use super::{Content, Key, Outcome, Progress, Put, Store, Version};
 use crate::error::Result;
 use download::{Download, Target};
+#[cfg(feature = "s3")]
+pub(crate) use lanes::Lane;
 pub(crate) use lanes::Lanes;
 pub use origin::Origin;
 use origin::Stored;
-#[allow(unused_imports, reason = "for stores over a network")]
-pub(crate) use retry::{Budget, MOVES_WITHIN, pause};
+#[cfg(feature = "s3")]
+pub(crate) use retry::{Budget, MOVES_WITHIN};
 
 /// Bytes of a part or range, unless there is a reason for another size: the published benchmarks' 10 MB.
 pub(crate) const PART: u64 = 10_000_000;

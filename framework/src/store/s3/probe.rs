@@ -1,0 +1,172 @@
+//! What a store can do, found out by doing it: nothing that work depends on is believed because somebody said so.
+//!
+//! It owns the questions. Each is a write of a few bytes below `.forebay-probe/`, which is deleted again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use super::bucket::{Bucket, CHECK, Label, Vouch};
+use super::fault::{self, Means};
+use super::part::{PartBody, Pulse, Source};
+use super::provider::{Integrity, Provider};
+use super::random_id;
+use crate::error::{Context, Error, Fault, Result};
+use crate::store::transfer::{Budget, Lanes};
+use crate::store::{Conditional, Crc, Progress, Put, Version};
+
+/// Writers that race to create one object.
+const RACERS: usize = 8;
+
+/// What was found out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Can {
+    pub(super) integrity: Integrity,
+    pub(super) conditional: Conditional,
+}
+
+/// Asks the store at `bucket`, below `prefix`.
+pub(super) async fn ask(bucket: &Bucket, prefix: &str, provider: Provider) -> Result<Can> {
+    let mut budget = Budget::default();
+    loop {
+        let probe = Probe { bucket, key: format!("{prefix}.forebay-probe/{}", random_id()) };
+        let asked = probe.ask(provider).await;
+        probe.clean().await;
+        match asked {
+            Err(why) if why.fault() == Fault::Invalid && denied(&why) => {
+                let name = &bucket.name;
+                warn!(bucket = name, %why, "nothing may be written here: the bucket is only read");
+                return Ok(Can { integrity: Integrity::Md5, conditional: Conditional::None });
+            }
+            Err(why) => sleep(budget.spend(why, 0)?).await,
+            can => return can,
+        }
+    }
+}
+
+struct Probe<'a> {
+    bucket: &'a Bucket,
+    key: String,
+}
+
+impl Probe<'_> {
+    async fn ask(&self, provider: Provider) -> Result<Can> {
+        let integrity = match provider.integrity() {
+            Some(integrity) => integrity,
+            None => self.integrity().await?,
+        };
+        let conditional = if provider.may_condition() { self.conditional(integrity).await? } else { Conditional::None };
+        info!(bucket = self.bucket.name, ?provider, ?integrity, ?conditional, "bucket opened");
+        Ok(Can { integrity, conditional })
+    }
+
+    /// A checksum that is wrong has to be refused.
+    async fn integrity(&self) -> Result<Integrity> {
+        for (integrity, vouch) in [
+            (Integrity::Trailer, Vouch::Trailer { payload: 5 }),
+            (Integrity::Header, Vouch::Crc(Crc { algorithm: CHECK, value: 1, len: 5 })),
+        ] {
+            let key = format!("{}-wrong", self.key);
+            let pulse = pulse();
+            let body =
+                PartBody::new(Source::Bytes("probe".into()), 0..5, CHECK, integrity == Integrity::Trailer, pulse);
+            let body = if integrity == Integrity::Trailer { body.forged() } else { body };
+            match self.bucket.put(&key, body, &label(integrity), vouch, &Put::Overwrite).await {
+                Ok(_) => {
+                    debug!(bucket = self.bucket.name, ?integrity, "a wrong checksum was taken: it is not looked at");
+                    self.bucket.delete(&key).await?;
+                }
+                Err(why) if denied(&why) => return Err(why),
+                Err(why) => match fault::said(&why).map(|said| (said.status, said.means())) {
+                    Some((_, Means::Damaged)) => return Ok(integrity),
+                    // In other words; what passes is asked again.
+                    Some((400, _)) if why.fault() == Fault::Invalid => return Ok(integrity),
+                    Some((_, Means::Unknown)) => {}
+                    _ => return Err(why),
+                },
+            }
+        }
+        Ok(Integrity::Md5)
+    }
+
+    async fn conditional(&self, integrity: Integrity) -> Result<Conditional> {
+        let racers = join_all((0..RACERS).map(|number| self.put(number, integrity, Put::Create))).await;
+        let mut winners = Vec::new();
+        for (number, raced) in racers.into_iter().enumerate() {
+            match raced {
+                Ok(version) => winners.push((number, version)),
+                Err(why) => match fault::means(&why) {
+                    Some(Means::Condition | Means::Race) => {}
+                    Some(Means::Unknown) => return Ok(Conditional::None),
+                    _ if why.fault() == Fault::Transient => return Err(why),
+                    _ if denied(&why) => return Err(why),
+                    _ => return Ok(Conditional::None),
+                },
+            }
+        }
+        let [(number, version)] = &winners[..] else {
+            debug!(bucket = self.bucket.name, winners = winners.len(), "a race to create has not one winner");
+            return Ok(Conditional::None);
+        };
+        let again = self.put(RACERS, integrity, Put::Create).await;
+        let stale = self.put(RACERS + 1, integrity, Put::Match(Version::new("0123456789abcdef0123456789abcdef"))).await;
+        for refused in [again, stale] {
+            match refused.map_err(|why| (fault::means(&why), why)) {
+                Ok(_) => return Ok(Conditional::None),
+                Err((Some(Means::Condition | Means::Race), _)) => {}
+                Err((_, why)) if why.fault() == Fault::Transient => return Err(why),
+                Err(_) => return Ok(Conditional::None),
+            }
+        }
+        match self.put(RACERS + 2, integrity, Put::Match(version.clone())).await {
+            Ok(_) => Ok(Conditional::ByContent),
+            Err(why) if why.fault() == Fault::Transient && fault::means(&why) != Some(Means::Condition) => Err(why),
+            Err(why) => {
+                debug!(bucket = self.bucket.name, number, %why, "a match that holds is refused");
+                Ok(Conditional::None)
+            }
+        }
+    }
+
+    async fn put(&self, number: usize, integrity: Integrity, mode: Put) -> Result<Version> {
+        let text = Bytes::from(format!("probe {number}"));
+        let len = text.len() as u64;
+        let (crc, md5) = super::part::count(Source::Bytes(text.clone()), 0..len, CHECK).await?;
+        let (trailer, vouch) = match integrity {
+            Integrity::Trailer => (true, Vouch::Trailer { payload: len }),
+            Integrity::Header => (false, Vouch::Crc(crc)),
+            Integrity::Md5 => (false, Vouch::Md5(md5)),
+        };
+        let body = PartBody::new(Source::Bytes(text), 0..len, CHECK, trailer, pulse());
+        let label = label(integrity);
+        let put = self.bucket.put(&self.key, body, &label, vouch, &mode);
+        let late = |_| Error::transient("no answer to a probe");
+        tokio::time::timeout(super::bucket::CALL_WITHIN, put)
+            .await
+            .map_err(late)?
+            .context("asking what the store can do")
+    }
+
+    async fn clean(&self) {
+        for key in [self.key.clone(), format!("{}-wrong", self.key)] {
+            if let Err(why) = self.bucket.delete(&key).await {
+                debug!(key, %why, "what was written to ask is left behind");
+            }
+        }
+    }
+}
+
+fn denied(why: &Error) -> bool {
+    fault::said(why).is_some_and(|said| matches!(said.code.as_str(), "AccessDenied" | "Forbidden"))
+}
+
+fn label(integrity: Integrity) -> Label {
+    Label { write_id: random_id(), own_check: None, integrity }
+}
+
+fn pulse() -> Arc<Pulse> {
+    Pulse::new(Arc::new(Progress::new().share()), Lanes::new())
+}
