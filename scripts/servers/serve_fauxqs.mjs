@@ -1,9 +1,9 @@
-// fauxqs on a loopback port, until standard input ends: serve_fauxqs.mjs PACKAGE PORT [DIRECTORY]
+// fauxqs on a loopback port, until standard input ends: serve_fauxqs.mjs PACKAGE PORT BUCKET [DIRECTORY]
 import { readFileSync } from "node:fs";
 import net from "node:net";
 import { pathToFileURL } from "node:url";
 
-const [folder, port, directory] = process.argv.slice(2);
+const [folder, port, bucket, directory] = process.argv.slice(2);
 
 // fauxqs listens on every interface and cannot be told otherwise.
 const listen = net.Server.prototype.listen;
@@ -15,4 +15,6 @@ net.Server.prototype.listen = function (first, ...rest) {
 process.stdin.on("end", () => process.exit(0)).resume();
 const { main } = JSON.parse(readFileSync(`${folder}/package.json`, "utf8"));
 const { startFauxqs } = await import(pathToFileURL(`${folder}/${main}`));
-await startFauxqs({ port: Number(port), logger: false, dataDir: directory || undefined });
+const s3StorageDir = directory ? `${directory}/s3` : undefined;
+const init = { buckets: [bucket] };
+await startFauxqs({ port: Number(port), logger: false, dataDir: directory || undefined, s3StorageDir, init });

@@ -1,10 +1,12 @@
-"""moto's server on a loopback port, until standard input ends: serve_moto.py PORT"""
+"""moto's server on a loopback port, until standard input ends: serve_moto.py PORT BUCKET"""
 
 import logging
 import os
 import sys
 import threading
 
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 from moto.sqs.models import Queue
 
@@ -30,6 +32,7 @@ def end_with_input():
 threading.Thread(target=end_with_input, daemon=True).start()
 # Not a line for every request.
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
+s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(sys.argv[2], "us-east-1")
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=int(sys.argv[1]), verbose=False)
 server.start()
 threading.Event().wait()

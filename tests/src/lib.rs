@@ -1,13 +1,16 @@
 //! What the integration tests share: waiting for a condition, stopping a device, models made of closures, and a
 //! source whose every call is written down.
 
+mod acceptor;
 mod beside;
 mod client;
 mod gate;
 mod hook;
 mod ledger;
+mod link;
 mod model;
 mod random;
+mod s3_faults;
 mod served;
 mod servers;
 mod wait;
@@ -18,9 +21,11 @@ pub use client::{Client, Response};
 pub use gate::Gate;
 pub use hook::Hook;
 pub use ledger::{Entry, Extend, Ledger, Settle};
+pub use link::{Link, OpenLink};
 pub use model::{Func, model};
 pub use random::Random;
+pub use s3_faults::{Fault, OpenS3Faults, S3Faults};
 pub use served::Process;
-pub use servers::{Server, serve_beside, sqs_client};
+pub use servers::{S3_BUCKET, S3_KEYS, S3_REGION, Server, serve_beside, sqs_client};
 pub use wait::{PATIENCE, eventually, stays, within};
 pub use worked::worked;

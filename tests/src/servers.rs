@@ -1,4 +1,5 @@
-//! Servers of others, started by the test that wants one on a free port, and ended with it.
+//! Servers of others, started by the test that wants one on a free port, and ended with it. Those of S3 have an empty
+//! bucket and know the account below.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -12,56 +13,103 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::{BehaviorVersion, Config, Credentials, Region};
 use forebay::testing::fake_sqs::FakeSqs;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use s3s_fs::FileSystem;
+use tempfile::TempDir;
+
+use crate::acceptor::Acceptor;
 
 /// How long a server may take until it accepts connections.
 const STARTED_WITHIN: Duration = Duration::from_secs(60);
 /// Attempts at a start, as somebody else may take the free port first.
 const STARTS: usize = 3;
+/// Those that need a directory.
+const KEEPS: [&str; 3] = ["garage", "rclone", "s3s-fs"];
+
+/// Who asks, as the servers of S3 know it: access key and secret key. `scripts/servers/start` has the same.
+pub const S3_KEYS: (&str, &str) =
+    ("GK666f7265626179666f726562", "666f7265626179666f7265626179666f7265626179666f7265626179666f7265");
+/// The bucket that each of them has.
+pub const S3_BUCKET: &str = "forebay";
+/// Where they say they are.
+pub const S3_REGION: &str = "us-east-1";
 
 /// A server that runs until this is dropped, or the process ends.
 pub struct Server {
-    // Its standard input is open as long as this is: it ends with it, however this process ends.
-    child: Child,
+    runs: Runs,
     address: SocketAddr,
+    // Where it keeps what it is sent, if nobody named another place.
+    _folder: Option<TempDir>,
+}
+
+enum Runs {
+    /// Its standard input is open as long as this is: it ends with it, however this process ends.
+    Process(Child),
+    /// On a thread of this process.
+    Within(Option<Acceptor>),
 }
 
 impl Server {
-    /// Starts `moto` or `fauxqs`, installing it first if it is not there; `None` where `FOREBAY_SKIP_SERVERS` is set,
-    /// for machines that cannot install them. Blocks until it answers. Panics, saying what to do, if it cannot run.
+    /// Starts `moto`, `localstack` (S3 and SQS in memory), `fauxqs` (the same), `garage` or `rclone` (S3), installing it
+    /// first if it is not there; or `s3s-fs` (S3), which is part of this crate. `None` where `FOREBAY_SKIP_SERVERS` is
+    /// set, for machines that cannot install them. Blocks until it answers. Panics, saying what to do, if it cannot run.
     pub fn start(name: &str) -> Option<Server> {
         Self::start_in(name, None)
     }
 
-    /// The same with a directory in which `fauxqs` keeps its queues.
-    pub fn start_in(name: &str, directory: Option<&Path>) -> Option<Server> {
-        if std::env::var_os("FOREBAY_SKIP_SERVERS").is_some_and(|set| !set.is_empty()) {
-            // Past the test harness, which would keep it to itself.
-            let _ = writeln!(std::io::stderr(), "FOREBAY_SKIP_SERVERS is set: nothing was checked against {name}");
+    /// The same for tests that only `./test full` runs, as they need one that takes long to install: `garage` or
+    /// `localstack`. `None` where `FOREBAY_ALL_SERVERS` is not set.
+    pub fn start_if_full(name: &str) -> Option<Server> {
+        if std::env::var_os("FOREBAY_ALL_SERVERS").is_none_or(|set| set.is_empty()) {
+            let _ = writeln!(std::io::stderr(), "FOREBAY_ALL_SERVERS is not set: nothing was checked against {name}");
             return None;
         }
-        let installed = Command::new(script("setup")).arg(name).stdin(Stdio::null()).status();
-        assert!(
-            installed.is_ok_and(|status| status.success()),
-            "{name} cannot be installed: see what scripts/servers/setup says, or set FOREBAY_SKIP_SERVERS=1"
-        );
-        let server = (0..STARTS).find_map(|_| launch(name, directory));
-        Some(server.unwrap_or_else(|| panic!("{name} does not start: try scripts/servers/start {name} 9999")))
+        Self::start(name)
     }
 
-    /// Where it listens, as an SDK wants it.
+    /// The same as [`start`](Self::start) with a directory in which all but `moto` and `localstack` keep what they are sent.
+    pub fn start_in(name: &str, directory: Option<&Path>) -> Option<Server> {
+        let folder = (directory.is_none() && KEEPS.contains(&name)).then(|| tempfile::tempdir().expect("a folder"));
+        let kept = directory.or(folder.as_ref().map(TempDir::path));
+        let (runs, address) = match (name, kept) {
+            ("s3s-fs", Some(kept)) => serve_within(kept),
+            _ => start_installed(name, kept)?,
+        };
+        Some(Server { runs, address, _folder: folder })
+    }
+
+    /// Where it listens, as an SDK wants it. In URLs of S3 the bucket stands in the path.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Kills it at once, as by `kill -9`.
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Kills it at once, as by `kill -9`; returns when nobody listens there any more.
     pub fn kill(mut self) {
         self.end();
+        let start = Instant::now();
+        while TcpStream::connect(self.address).is_ok() {
+            assert!(start.elapsed() < STARTED_WITHIN, "{} listens though it was killed", self.address);
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn end(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        match &mut self.runs {
+            Runs::Process(child) => {
+                // It may have ended by itself.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Runs::Within(acceptor) => drop(acceptor.take()),
+        }
     }
 }
 
@@ -71,7 +119,22 @@ impl Drop for Server {
     }
 }
 
-fn launch(name: &str, directory: Option<&Path>) -> Option<Server> {
+fn start_installed(name: &str, directory: Option<&Path>) -> Option<(Runs, SocketAddr)> {
+    if std::env::var_os("FOREBAY_SKIP_SERVERS").is_some_and(|set| !set.is_empty()) {
+        // Past the test harness, which would keep it to itself.
+        let _ = writeln!(std::io::stderr(), "FOREBAY_SKIP_SERVERS is set: nothing was checked against {name}");
+        return None;
+    }
+    let installed = Command::new(script("setup")).arg(name).stdin(Stdio::null()).status();
+    assert!(
+        installed.is_ok_and(|status| status.success()),
+        "{name} cannot be installed: see what scripts/servers/setup says, or set FOREBAY_SKIP_SERVERS=1"
+    );
+    let started = (0..STARTS).find_map(|_| launch(name, directory));
+    Some(started.unwrap_or_else(|| panic!("{name} does not start: try scripts/servers/start {name} 9999")))
+}
+
+fn launch(name: &str, directory: Option<&Path>) -> Option<(Runs, SocketAddr)> {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = free.local_addr().expect("the port's number");
     drop(free);
@@ -83,16 +146,48 @@ fn launch(name: &str, directory: Option<&Path>) -> Option<Server> {
     let said = BufReader::new(child.stderr.take().expect("a pipe"));
     let label = name.to_owned();
     thread::spawn(move || said.lines().map_while(Result::ok).for_each(|line| eprintln!("{label}: {line}")));
-    let mut server = Server { child, address };
     let start = Instant::now();
-    while TcpStream::connect(address).is_err() {
-        let ended = server.child.try_wait().ok().flatten().is_some();
+    // LocalStack listens before it has its bucket.
+    while !(TcpStream::connect(address).is_ok() && (name != "localstack" || has_bucket(address))) {
+        let ended = child.try_wait().ok().flatten().is_some();
         if ended || start.elapsed() > STARTED_WITHIN {
+            let _ = child.kill();
+            let _ = child.wait();
             return None;
         }
         thread::sleep(Duration::from_millis(20));
     }
-    Some(server)
+    Some((Runs::Process(child), address))
+}
+
+fn has_bucket(address: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(STARTED_WITHIN))?;
+        stream.write_all(format!("HEAD /{S3_BUCKET} HTTP/1.1\r\nhost: s3\r\nconnection: close\r\n\r\n").as_bytes())?;
+        let mut status = String::new();
+        BufReader::new(stream).read_line(&mut status)?;
+        Ok(status)
+    };
+    ask().is_ok_and(|status| status.contains(" 200 "))
+}
+
+/// s3s-fs, on a thread of its own.
+fn serve_within(directory: &Path) -> (Runs, SocketAddr) {
+    std::fs::create_dir_all(directory.join(S3_BUCKET)).expect("a folder for the bucket");
+    let files = FileSystem::new(directory).expect("s3s-fs can use the folder");
+    let mut service = S3ServiceBuilder::new(files);
+    service.set_auth(SimpleAuth::from_single(S3_KEYS.0, S3_KEYS.1));
+    let service = service.build();
+    let acceptor = Acceptor::start(|| {
+        move |stream| {
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service.clone());
+            // How a connection ends is the client's matter.
+            async move { drop(connection.await) }
+        }
+    });
+    let address = acceptor.address();
+    (Runs::Within(Some(acceptor)), address)
 }
 
 fn script(name: &str) -> PathBuf {

@@ -1,0 +1,468 @@
+//! What goes wrong between a client of S3 and its server: an HTTP proxy that passes requests and answers on as they
+//! are, and does to some of them, by seeded chance or as ordered, what networks and object stores do. It counts what it
+//! did. It never holds a body, and looks at no request's meaning beyond its method and query.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use crate::Random;
+use crate::acceptor::Acceptor;
+use crate::link::reset;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type AnyBody = UnsyncBoxBody<Bytes, Failure>;
+
+/// Something that goes wrong with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection is reset, and the server never hears of it.
+    ResetBefore,
+    /// The connection is reset somewhere in the body, that of the request if it has one, else that of the answer.
+    ResetWithin,
+    /// It takes effect, and the connection is reset in place of the answer.
+    LostReply,
+    /// 503, `SlowDown`; the server never hears of it.
+    SlowDown,
+    /// The answer ends somewhere in its body, and the connection in good order. Of `GET`.
+    Truncated,
+    /// Somewhere in the body nothing moves for a while; then it goes on. Of `GET`, and of requests with a body.
+    Stalled,
+    /// One bit of the answer's body is another. Of `GET`.
+    FlippedAnswer,
+    /// One bit of the request's body is another. Of requests with a body, but not of those that are XML.
+    FlippedRequest,
+    /// 200 with an error as its body; the server never hears of it. Of `CompleteMultipartUpload`.
+    ErrorIn200,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Fault; 9] = [
+        Fault::ResetBefore,
+        Fault::ResetWithin,
+        Fault::LostReply,
+        Fault::SlowDown,
+        Fault::Truncated,
+        Fault::Stalled,
+        Fault::FlippedAnswer,
+        Fault::FlippedRequest,
+        Fault::ErrorIn200,
+    ];
+
+    fn can_happen_to(self, request: &Parts, length: u64) -> bool {
+        let (get, xml) = (request.method == Method::GET, request.method == Method::POST);
+        match self {
+            Fault::ResetBefore | Fault::LostReply | Fault::SlowDown => true,
+            Fault::ResetWithin | Fault::Stalled => get || length > 0,
+            Fault::Truncated | Fault::FlippedAnswer => get,
+            Fault::FlippedRequest => length > 0 && !xml,
+            Fault::ErrorIn200 => xml && asks(&request.uri, "uploadId="),
+        }
+    }
+}
+
+fn asks(uri: &Uri, name: &str) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with(name)))
+}
+
+/// The proxy, as it shall be. Without more than that it changes nothing.
+pub struct S3Faults {
+    server: SocketAddr,
+    chances: Vec<(Fault, f64)>,
+    stall: Duration,
+    seed: u64,
+}
+
+impl S3Faults {
+    /// In front of that server.
+    pub fn to(server: SocketAddr) -> Self {
+        S3Faults { server, chances: Vec::new(), stall: Duration::from_secs(60), seed: 1 }
+    }
+
+    /// How likely the fault is for a request that it can happen to, from 0 to 1. All of them together come to 1 at most.
+    pub fn chance(mut self, fault: Fault, chance: f64) -> Self {
+        self.chances.push((fault, chance));
+        self
+    }
+
+    /// How long something that stalls stands still. 60 seconds at first.
+    pub fn stall(mut self, time: Duration) -> Self {
+        self.stall = time;
+        self
+    }
+
+    /// Another series of chances. The same ones come in the same order, but not always to the same request.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Opens it, on a thread of its own.
+    pub fn open(self) -> OpenS3Faults {
+        let shared = Arc::new(Shared {
+            random: Mutex::new(Random::new(self.seed)),
+            orders: Mutex::default(),
+            requests: AtomicU64::new(0),
+            done: Default::default(),
+            settings: self,
+        });
+        let proxy = shared.clone();
+        let acceptor = Acceptor::start(move || {
+            let mut connector = HttpConnector::new();
+            connector.set_nodelay(true);
+            let server = Client::builder(TokioExecutor::new()).set_host(false).build(connector);
+            move |stream| serve(proxy.clone(), server.clone(), stream)
+        });
+        OpenS3Faults { acceptor, shared }
+    }
+}
+
+/// A proxy that is open until this is dropped; then its connections are closed.
+pub struct OpenS3Faults {
+    acceptor: Acceptor,
+    shared: Arc<Shared>,
+}
+
+impl OpenS3Faults {
+    /// Where clients connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.acceptor.address()
+    }
+
+    /// The same as a URL.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// The fault happens to the next request that this is true of: of its method, and its path with its query. What is
+    /// ordered comes before chance, in the order of orders.
+    pub fn next(&self, fault: Fault, of: impl Fn(&Method, &str) -> bool + Send + 'static) {
+        self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner).push((fault, Box::new(of)));
+    }
+
+    /// Faults that are ordered and have not found their request.
+    pub fn left(&self) -> usize {
+        self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// How often it has happened.
+    pub fn count(&self, fault: Fault) -> u64 {
+        self.shared.done[fault as usize].load(Ordering::Relaxed)
+    }
+
+    /// Requests that have come.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+}
+
+type Meant = Box<dyn Fn(&Method, &str) -> bool + Send>;
+
+/// What the proxy's thread and its owner have in common.
+struct Shared {
+    settings: S3Faults,
+    random: Mutex<Random>,
+    orders: Mutex<Vec<(Fault, Meant)>>,
+    requests: AtomicU64,
+    done: [AtomicU64; Fault::ALL.len()],
+}
+
+impl Shared {
+    /// What happens to a request, and a number that says where.
+    fn draw(&self, request: &Parts, length: u64) -> (Option<Fault>, u64) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let path = request.uri.path_and_query().map_or("", |path| path.as_str());
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = orders.iter().position(|(_, meant)| meant(&request.method, path)) {
+            return (Some(orders.remove(first).0), random.bits());
+        }
+        let mut left = (random.bits() >> 11) as f64 / (1u64 << 53) as f64;
+        for (fault, chance) in &self.settings.chances {
+            if fault.can_happen_to(request, length) {
+                if left < *chance {
+                    return (Some(*fault), random.bits());
+                }
+                left -= chance;
+            }
+        }
+        (None, 0)
+    }
+
+    fn happened(&self, fault: Fault) {
+        self.done[fault as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn serve(shared: Arc<Shared>, server: Server, stream: TcpStream) {
+    let broken = Arc::new(AtomicBool::new(false));
+    let line = Line { stream, broken: broken.clone() };
+    let answer = |request| answer(shared.clone(), server.clone(), broken.clone(), request);
+    // How a connection ends is the client's matter, or was ours.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(line), service_fn(answer)).await;
+}
+
+type Server = Client<HttpConnector, AnyBody>;
+
+async fn answer(
+    shared: Arc<Shared>,
+    server: Server,
+    broken: Arc<AtomicBool>,
+    request: Request<Incoming>,
+) -> Result<Response<AnyBody>, Failure> {
+    let (parts, mut body) = request.into_parts();
+    let (fault, place) = shared.draw(&parts, body.size_hint().lower());
+    let turn = |fault| Turn { fault, place, shared: shared.clone(), broken: broken.clone() };
+    let in_request = match fault {
+        Some(Fault::ResetBefore) => {
+            shared.happened(Fault::ResetBefore);
+            return Err(break_off(&broken));
+        }
+        Some(refused @ (Fault::SlowDown | Fault::ErrorIn200)) => {
+            // To answer while it still sends would often break the connection, and so be another fault.
+            while let Some(frame) = body.frame().await {
+                frame?;
+            }
+            shared.happened(refused);
+            return Ok(refusal(refused));
+        }
+        Some(within @ (Fault::ResetWithin | Fault::Stalled)) if body.size_hint().lower() > 0 => Some(within),
+        Some(Fault::FlippedRequest) => Some(Fault::FlippedRequest),
+        _ => None,
+    };
+    let meant = parts.method == Method::GET;
+    let length = body.size_hint().lower();
+    let answered = server.request(forward(&shared, parts, Changed::new(body, length, in_request.map(&turn)))?).await?;
+    let (mut head, body) = answered.into_parts();
+    head.headers.remove(CONNECTION);
+    if fault == Some(Fault::LostReply) {
+        shared.happened(Fault::LostReply);
+        return Err(break_off(&broken));
+    }
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let in_answer = fault.filter(|_| meant && in_request.is_none() && head.status.is_success());
+    Ok(Response::from_parts(head, Changed::new(body, length, in_answer.map(turn))))
+}
+
+/// The request as it goes on.
+fn forward(shared: &Shared, mut parts: Parts, body: AnyBody) -> Result<Request<AnyBody>, Failure> {
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    parts.uri = format!("http://{}{path}", shared.settings.server).parse()?;
+    // These are between neighbours; the client has been told to continue.
+    parts.headers.remove(CONNECTION);
+    parts.headers.remove(EXPECT);
+    Ok(Request::from_parts(parts, body))
+}
+
+fn refusal(fault: Fault) -> Response<AnyBody> {
+    let (status, document) = match fault {
+        Fault::SlowDown => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your \
+             request rate.</Message><RequestId>1</RequestId><HostId>1</HostId></Error>",
+        ),
+        // S3 sends white space as long as it is at work.
+        _ => (
+            StatusCode::OK,
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n \n \n<Error><Code>InternalError</Code><Message>We encountered \
+             an internal error. Please try again.</Message><RequestId>1</RequestId><HostId>1</HostId></Error>",
+        ),
+    };
+    let document = Full::new(Bytes::from_static(document.as_bytes())).map_err(|never: Infallible| match never {});
+    let mut response = Response::new(document.boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response
+}
+
+/// The connection ends in a reset as soon as whoever serves it fails.
+fn break_off(broken: &AtomicBool) -> Failure {
+    broken.store(true, Ordering::Relaxed);
+    "broken off, as drawn".into()
+}
+
+/// What happens to a body, and where.
+struct Turn {
+    fault: Fault,
+    place: u64,
+    shared: Arc<Shared>,
+    broken: Arc<AtomicBool>,
+}
+
+/// A body on its way, to which something happens at a place.
+struct Changed {
+    body: Incoming,
+    /// Bytes until then.
+    left: u64,
+    turn: Option<Turn>,
+    waits: Option<Pin<Box<Sleep>>>,
+    /// What came before has had its time to be sent.
+    flushed: bool,
+    /// Data that comes after it.
+    rest: Option<Bytes>,
+}
+
+impl Changed {
+    fn new(body: Incoming, length: u64, turn: Option<Turn>) -> AnyBody {
+        let left = turn.as_ref().map_or(0, |turn| turn.place % length.max(1));
+        let changed = Changed { body, left, turn, waits: None, flushed: false, rest: None };
+        changed.boxed_unsync()
+    }
+
+    /// What is to happen before this data goes on.
+    fn turn(&mut self, context: &mut Context<'_>, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let Some(turn) = &self.turn else { return Poll::Ready(Some(Ok(Frame::data(data)))) };
+        if (data.len() as u64) <= self.left {
+            self.left -= data.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if self.left > 0 {
+            let before = data.slice(..self.left as usize);
+            self.rest = Some(data.slice(self.left as usize..));
+            self.left = 0;
+            return Poll::Ready(Some(Ok(Frame::data(before))));
+        }
+        match turn.fault {
+            Fault::FlippedAnswer | Fault::FlippedRequest => {
+                let mut flipped = BytesMut::from(data);
+                flipped[0] ^= 1 << (turn.place >> 32 & 7);
+                turn.shared.happened(turn.fault);
+                self.turn = None;
+                Poll::Ready(Some(Ok(Frame::data(flipped.freeze()))))
+            }
+            Fault::Stalled => {
+                if self.waits.is_none() {
+                    turn.shared.happened(turn.fault);
+                }
+                let stall = turn.shared.settings.stall;
+                let waits = self.waits.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+                if waits.as_mut().poll(context).is_pending() {
+                    self.rest = Some(data);
+                    return Poll::Pending;
+                }
+                self.turn = None;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            _ if !self.flushed => {
+                self.flushed = true;
+                self.rest = Some(data);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Fault::Truncated => {
+                turn.shared.happened(turn.fault);
+                Poll::Ready(Some(Err("truncated, as drawn".into())))
+            }
+            _ => {
+                turn.shared.happened(turn.fault);
+                Poll::Ready(Some(Err(break_off(&turn.broken))))
+            }
+        }
+    }
+}
+
+impl Body for Changed {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if let Some(rest) = self.rest.take() {
+            return self.turn(context, rest);
+        }
+        match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            None => Poll::Ready(None),
+            Some(Err(why)) => Poll::Ready(Some(Err(why.into()))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => self.turn(context, data),
+                Err(trailers) => Poll::Ready(Some(Ok(trailers))),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.rest {
+            // The head has been sent with the true one.
+            Some(_) => SizeHint::default(),
+            None => self.body.size_hint(),
+        }
+    }
+}
+
+/// A connection that ends in a reset once it is broken.
+struct Line {
+    stream: TcpStream,
+    broken: Arc<AtomicBool>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.broken.load(Ordering::Relaxed) {
+            reset(&self.stream);
+        }
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, from)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        from: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, from)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if self.broken.load(Ordering::Relaxed) {
+            // An orderly end would come first.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
