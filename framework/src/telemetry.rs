@@ -10,6 +10,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::job::Job;
 use crate::pipeline::outlook::Pace;
+use crate::store::transfer::Backlog;
 use crate::verdict::Verdict;
 
 #[cfg(feature = "telemetry")]
@@ -54,6 +55,54 @@ pub const HTTP_REQUESTS: &str = "forebay_http_requests_total";
 pub const LEASE_EXTENSIONS: &str = "forebay_lease_extensions_total";
 /// Verdicts that could not be told to a source, by `source`.
 pub const SETTLE_FAILURES: &str = "forebay_settle_failures_total";
+
+/// Uploads that a spool has and the store has not.
+pub const SPOOL_UPLOADS: &str = "forebay_spool_uploads";
+/// Bytes of these uploads.
+pub const SPOOL_BYTES: &str = "forebay_spool_bytes";
+/// Seconds that the oldest of them has waited, as of the last change.
+pub const SPOOL_OLDEST: &str = "forebay_spool_oldest_seconds";
+/// Bytes a second that a spool has uploaded while it had anything to upload.
+pub const SPOOL_THROUGHPUT: &str = "forebay_spool_bytes_per_second";
+/// Tries of uploads from a spool that have failed.
+pub const SPOOL_FAILURES: &str = "forebay_spool_failures_total";
+/// Uploads from a spool that the store will never take.
+pub const SPOOL_REJECTED: &str = "forebay_spool_rejected";
+
+/// The meters of the spools of this process.
+pub(crate) struct SpoolMeter {
+    uploads: Gauge,
+    bytes: Gauge,
+    oldest: Gauge,
+    throughput: Gauge,
+    rejected: Gauge,
+    failures: Counter,
+}
+
+impl SpoolMeter {
+    pub(crate) fn new() -> Self {
+        SpoolMeter {
+            uploads: gauge!(SPOOL_UPLOADS),
+            bytes: gauge!(SPOOL_BYTES),
+            oldest: gauge!(SPOOL_OLDEST),
+            throughput: gauge!(SPOOL_THROUGHPUT),
+            rejected: gauge!(SPOOL_REJECTED),
+            failures: counter!(SPOOL_FAILURES),
+        }
+    }
+
+    pub(crate) fn show(&self, backlog: &Backlog) {
+        self.uploads.set(backlog.uploads as f64);
+        self.bytes.set(backlog.bytes as f64);
+        self.oldest.set(backlog.oldest.as_secs_f64());
+        self.throughput.set(backlog.throughput);
+        self.rejected.set(backlog.rejected as f64);
+    }
+
+    pub(crate) fn failed(&self) {
+        self.failures.increment(1);
+    }
+}
 
 /// The meters of one stage.
 #[derive(Clone)]

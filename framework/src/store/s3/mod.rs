@@ -83,6 +83,7 @@ struct Inner {
     prefix: String,
     integrity: Integrity,
     conditional: Conditional,
+    read_only: bool,
     /// Of uploads; downloads have others.
     lanes: Lanes,
     journals: PathBuf,
@@ -109,6 +110,7 @@ impl S3 {
     /// Ends uploads in parts below this prefix that were begun longer ago than `age` by the store's clock, whoever began
     /// them, and says how many. For what lost machines left behind.
     pub async fn abort_uploads(&self, age: Duration) -> Result<usize> {
+        self.inner.may_write()?;
         let Inner { bucket, prefix, .. } = &*self.inner;
         let mut ended = 0;
         for upload in self.inner.asked(|| bucket.uploads(prefix)).await.context("listing open uploads")? {
@@ -245,6 +247,7 @@ impl Inner {
     }
 
     fn allows(&self, mode: &Put) -> Result<()> {
+        self.may_write()?;
         if *mode == Put::Overwrite || self.conditional != Conditional::None {
             return Ok(());
         }
@@ -252,6 +255,14 @@ impl Inner {
         Err(Error::invalid(format_args!(
             "`{name}` has no conditional writes that can be relied on, but {mode:?} is one"
         )))
+    }
+
+    fn may_write(&self) -> Result<()> {
+        let name = &self.bucket.name;
+        if self.read_only {
+            return Err(Error::invalid(format_args!("`{name}` was opened to be read only")));
+        }
+        Ok(())
     }
 
     /// Ends the uploads that were cut off and that nobody will finish.
@@ -319,6 +330,7 @@ impl Store for S3 {
     fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<()>> {
         let full = self.inner.full(key);
         Box::pin(async move {
+            self.inner.may_write()?;
             self.inner.asked(|| self.inner.bucket.delete(&full)).await.context(format_args!("deleting {key}"))
         })
     }

@@ -17,12 +17,12 @@ use http::Uri;
 use tokio::time::timeout;
 
 use super::bucket::Bucket;
-use super::provider::Provider;
+use super::provider::{Integrity, Provider};
 use super::wire::Wire;
 use super::{Inner, S3, probe};
 use crate::config::S3Config;
 use crate::error::{Context, Error, Result};
-use crate::store::Key;
+use crate::store::{Conditional, Key};
 use crate::store::transfer::Lanes;
 
 /// To find credentials, which may have to be asked for at several places.
@@ -39,17 +39,18 @@ pub struct S3Settings {
     provider: Option<Provider>,
     keys: Option<(String, String)>,
     uploads: Option<PathBuf>,
+    read_only: bool,
 }
 
 impl S3Settings {
     pub(super) fn new(url: String) -> Self {
-        S3Settings { url, endpoint: None, region: None, provider: None, keys: None, uploads: None }
+        S3Settings { url, endpoint: None, region: None, provider: None, keys: None, uploads: None, read_only: false }
     }
 
     pub(super) fn from_env() -> Result<Self> {
         let S3Config { url, endpoint, region, provider, uploads } = S3Config::from_env()?;
         let provider = provider.map(|name| name.parse().context("FOREBAY_S3_PROVIDER")).transpose()?;
-        let settings = S3Settings { url, endpoint, region, provider, keys: None, uploads };
+        let settings = S3Settings { url, endpoint, region, provider, keys: None, uploads, read_only: false };
         settings.place()?;
         Ok(settings)
     }
@@ -85,6 +86,12 @@ impl S3Settings {
     /// cleaned up. Default: `forebay-uploads` among the temporary files.
     pub fn uploads(mut self, folder: impl Into<PathBuf>) -> Self {
         self.uploads = Some(folder.into());
+        self
+    }
+
+    /// Writes and deletes nothing there, not even to find out what the store can do; who tries is refused.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
         self
     }
 
@@ -130,11 +137,17 @@ impl S3Settings {
             config = config.endpoint_url(url).force_path_style(provider.bucket_in_path());
         }
         let bucket = Bucket { sdk: Client::from_conf(config.build()), name };
-        let can = probe::ask(&bucket, &prefix, provider).await?;
+        let can = match self.read_only {
+            true => probe::Can { integrity: Integrity::Md5, conditional: Conditional::None },
+            false => probe::ask(&bucket, &prefix, provider).await?,
+        };
         let journals = self.uploads.unwrap_or_else(|| std::env::temp_dir().join("forebay-uploads"));
         let (integrity, conditional, lanes) = (can.integrity, can.conditional, Lanes::new());
-        let inner = Inner { bucket, prefix, integrity, conditional, lanes, journals, place };
-        inner.clean_up().await;
+        let read_only = self.read_only;
+        let inner = Inner { bucket, prefix, integrity, conditional, read_only, lanes, journals, place };
+        if !read_only {
+            inner.clean_up().await;
+        }
         Ok(S3 { inner: Arc::new(inner) })
     }
 
@@ -190,7 +203,7 @@ fn check(endpoint: &str) -> Result<()> {
 
 impl fmt::Debug for S3Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, endpoint, region, provider, keys, uploads } = self;
+        let Self { url, endpoint, region, provider, keys, uploads, read_only } = self;
         f.debug_struct("S3Settings")
             .field("url", url)
             .field("endpoint", endpoint)
@@ -198,6 +211,7 @@ impl fmt::Debug for S3Settings {
             .field("provider", provider)
             .field("keys", &keys.as_ref().map(|_| "given"))
             .field("uploads", uploads)
+            .field("read_only", read_only)
             .finish()
     }
 }

@@ -10,6 +10,7 @@ mod lanes;
 mod origin;
 mod partial;
 mod retry;
+mod spool;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use download::{Download, Target};
 pub(crate) use lanes::Lane;
 pub(crate) use lanes::Lanes;
 pub use origin::Origin;
+pub use spool::{Backlog, Spool};
 use origin::Stored;
 #[cfg(feature = "s3")]
 pub(crate) use retry::{Budget, MOVES_WITHIN};

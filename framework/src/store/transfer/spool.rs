@@ -1,0 +1,561 @@
+//! Uploads that nobody waits for: handed over to a folder on disk, and uploaded from there in their own time.
+//!
+//! It owns the folder. What was handed over outlives the process: the next one on the same folder goes on with it. Two
+//! uploads to one key keep their order. The folder has a bound, and whoever hands over waits where it is reached. It
+//! deliberately promises nothing for a node that is lost: work is done when its result is in the store, not in a spool.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::Transfers;
+use super::retry::pause;
+use crate::error::{Context, Error, Fault, Result};
+use crate::store::{Content, Key, Outcome, Put};
+use crate::telemetry::SpoolMeter;
+
+/// Uploads at once; large ones share their link among their parts besides.
+const AT_ONCE: usize = 4;
+/// Bytes in the folder by default.
+const BOUND: u64 = 10 << 30;
+
+/// How far a spool is behind.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Backlog {
+    /// Uploads that were handed over and have not ended.
+    pub uploads: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How long the oldest of them has waited.
+    pub oldest: Duration,
+    /// Uploads that have ended well since the spool was opened.
+    pub done: u64,
+    /// Their bytes.
+    pub done_bytes: u64,
+    /// Bytes a second while uploads were under way since the spool was opened; 0 before the first.
+    pub throughput: f64,
+    /// Tries that have failed; each is made again.
+    pub failures: u64,
+    /// Uploads that the store will never take, which were put aside in the folder `rejected`.
+    pub rejected: u64,
+}
+
+/// A folder of uploads under way. A clone is another handle; when the last is dropped, uploading stops, and goes on when
+/// the folder is opened again.
+///
+/// ```
+/// use forebay::store::{Key, Memory, Put, Transfers, transfer::Spool};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// # let folder = tempfile::tempdir()?;
+/// let spool = Spool::open(folder.path().join("spool"), Transfers::new(Memory::new()))?;
+/// spool.bytes(&Key::new("frames/1")?, "a frame", Put::Overwrite).await?;
+/// // ... work on ...
+/// spool.flushed().await;
+/// assert_eq!(spool.backlog().done, 1);
+/// # forebay::Result::Ok(()) }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Spool {
+    shared: Arc<Shared>,
+    _uploading: Arc<Uploading>,
+}
+
+struct Shared {
+    folder: PathBuf,
+    state: Mutex<State>,
+    /// Something was handed over, or has ended.
+    changed: Notify,
+    meter: SpoolMeter,
+    bound: u64,
+    _lock: File,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Entry>,
+    /// Keys of uploads that are under way.
+    busy: HashSet<Key>,
+    under_way: Vec<SystemTime>,
+    /// Of all that is in the folder, and of what is being put there.
+    bytes: u64,
+    next: u64,
+    backlog: Backlog,
+    /// Since when uploads are under way, and how long they were before.
+    since: Option<Instant>,
+    worked: Duration,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    number: u64,
+    key: Key,
+    create: bool,
+    len: u64,
+    since: SystemTime,
+}
+
+/// An entry as the folder has it.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    key: String,
+    create: bool,
+}
+
+struct Uploading(tokio::task::JoinHandle<()>);
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Spool {
+    /// Opens the folder, made if missing, with up to 10 GiB in it, and goes on with what is there. Needs a runtime of
+    /// tokio; blocks for some file operations: meant for start-up.
+    ///
+    /// # Errors
+    /// A folder that cannot be used, or that another process has open.
+    pub fn open(folder: impl Into<PathBuf>, transfers: Transfers) -> Result<Self> {
+        Self::open_with(folder, transfers, BOUND)
+    }
+
+    /// The same with up to `bound` bytes in the folder.
+    pub fn open_with(folder: impl Into<PathBuf>, transfers: Transfers, bound: u64) -> Result<Self> {
+        let folder = folder.into();
+        let context = format!("opening the spool in {}", folder.display());
+        let shared = Shared::open(folder, bound).context(context)?;
+        let shared = Arc::new(shared);
+        let uploading = tokio::spawn(upload(Arc::clone(&shared), transfers));
+        Ok(Spool { shared, _uploading: Arc::new(Uploading(uploading)) })
+    }
+
+    /// Hands over a file: it is moved into the folder, or copied if that is on another disk and then removed. Returns
+    /// when the spool has it; waits while the folder is full.
+    ///
+    /// # Errors
+    /// `Invalid` for a file that is larger than the bound, and for [`Put::Match`]: by the time of the upload the version
+    /// may be another. Whatever the disk says.
+    pub async fn file(&self, key: &Key, path: impl AsRef<Path>, mode: Put) -> Result<()> {
+        let path = path.as_ref().to_owned();
+        let len = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
+        self.take(key, len, &mode, move |to| {
+            if fs::rename(&path, to).is_err() {
+                fs::copy(&path, to).with_context(|| path.display().to_string())?;
+                fs::remove_file(&path)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Hands over a buffer; else as [`file`](Spool::file).
+    pub async fn bytes(&self, key: &Key, bytes: impl Into<Bytes>, mode: Put) -> Result<()> {
+        let bytes: Bytes = bytes.into();
+        self.take(key, bytes.len() as u64, &mode, move |to| Ok(File::create_new(to)?.write_all(&bytes)?)).await
+    }
+
+    /// How far it is behind.
+    pub fn backlog(&self) -> Backlog {
+        self.shared.state().backlog()
+    }
+
+    /// Waits until nothing is left to upload. Without a deadline of its own: a store that is away is waited for.
+    pub async fn flushed(&self) {
+        loop {
+            let changed = self.shared.changed.notified();
+            if self.backlog().uploads == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    async fn take(
+        &self,
+        key: &Key,
+        len: u64,
+        mode: &Put,
+        fill: impl FnOnce(&Path) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let create = match mode {
+            Put::Overwrite => false,
+            Put::Create => true,
+            Put::Match(_) => return Err(Error::invalid(format_args!("{key}: an upload by the way cannot match a version"))),
+        };
+        let number = self.room(len).await?;
+        let shared = Arc::clone(&self.shared);
+        let entry = Entry { number, key: key.clone(), create, len, since: SystemTime::now() };
+        let taking = tokio::task::spawn_blocking(move || {
+            let taken = shared.write(&entry, fill);
+            let mut state = shared.state();
+            match &taken {
+                Ok(()) => state.waiting.push_back(entry),
+                Err(_) => state.bytes -= len,
+            }
+            shared.meter.show(&state.backlog());
+            drop(state);
+            shared.changed.notify_waiters();
+            taken
+        });
+        taking.await.context("file thread")?.with_context(|| format!("handing over {key}"))
+    }
+
+    /// Waits for room; the number of the entry that has it.
+    async fn room(&self, len: u64) -> Result<u64> {
+        let bound = self.shared.bound;
+        if len > bound {
+            return Err(Error::invalid(format_args!("{len} bytes are more than the spool's bound of {bound}")));
+        }
+        loop {
+            let changed = self.shared.changed.notified();
+            {
+                let mut state = self.shared.state();
+                if state.bytes + len <= bound {
+                    state.bytes += len;
+                    state.next += 1;
+                    return Ok(state.next);
+                }
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Shared {
+    fn open(folder: PathBuf, bound: u64) -> Result<Self> {
+        fs::create_dir_all(folder.join("rejected"))?;
+        let lock = File::create(folder.join("lock"))?;
+        lock.try_lock().map_err(|_| Error::failed("another process has it open"))?;
+        let mut state = State::default();
+        let mut left = Vec::new();
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            match name.split_once('.') {
+                // Written first, so without its note it was never handed over.
+                Some((number, "data")) if !folder.join(format!("{number}.note")).exists() => fs::remove_file(&path)?,
+                Some((number, "note")) => left.extend(number.parse().ok().map(|number| (number, path.clone()))),
+                _ => {}
+            }
+        }
+        left.sort_unstable();
+        for (number, path) in left {
+            let entry = read(&folder, number).with_context(|| path.display().to_string())?;
+            state.next = number;
+            state.bytes += entry.len;
+            state.waiting.push_back(entry);
+        }
+        if !state.waiting.is_empty() {
+            debug!(uploads = state.waiting.len(), folder = %folder.display(), "uploads that were left are gone on with");
+        }
+        let (changed, meter) = (Notify::new(), SpoolMeter::new());
+        Ok(Shared { folder, state: Mutex::new(state), changed, meter, bound, _lock: lock })
+    }
+
+    fn data(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{number:020}.data"))
+    }
+
+    fn note(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{number:020}.note"))
+    }
+
+    /// The note last and at once: with it the upload is handed over.
+    fn write(&self, entry: &Entry, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let (data, note) = (self.data(entry.number), self.note(entry.number));
+        let text = serde_json::to_vec(&Note { key: entry.key.to_string(), create: entry.create })?;
+        let unfinished = note.with_extension("new");
+        let written = fill(&data).and_then(|()| {
+            fs::write(&unfinished, text)?;
+            Ok(fs::rename(&unfinished, &note)?)
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&data);
+            let _ = fs::remove_file(&unfinished);
+        }
+        written
+    }
+
+    fn next(&self) -> Option<Entry> {
+        let mut state = self.state();
+        let State { waiting, busy, .. } = &mut *state;
+        // The first of its key whose key is not under way.
+        let mut seen = HashSet::new();
+        let place = waiting.iter().position(|entry| seen.insert(&entry.key) && !busy.contains(&entry.key))?;
+        let entry = waiting.remove(place)?;
+        state.busy.insert(entry.key.clone());
+        state.under_way.push(entry.since);
+        state.since.get_or_insert_with(Instant::now);
+        Some(entry)
+    }
+
+    fn failed(&self) {
+        let mut state = self.state();
+        state.backlog.failures += 1;
+        self.meter.failed();
+        self.meter.show(&state.backlog());
+    }
+
+    /// It is in the store, or put aside.
+    fn ended(&self, entry: &Entry, done: bool) {
+        let (data, note) = (self.data(entry.number), self.note(entry.number));
+        if !done {
+            for path in [&data, &note] {
+                let name = path.file_name().unwrap_or_default();
+                let _ = fs::rename(path, self.folder.join("rejected").join(name));
+            }
+        }
+        // The note first: data without it is nobody's.
+        let _ = fs::remove_file(note);
+        let _ = fs::remove_file(data);
+        let mut state = self.state();
+        state.busy.remove(&entry.key);
+        if let Some(place) = state.under_way.iter().position(|since| *since == entry.since) {
+            state.under_way.swap_remove(place);
+        }
+        state.bytes -= entry.len;
+        if done {
+            state.backlog.done += 1;
+            state.backlog.done_bytes += entry.len;
+        } else {
+            state.backlog.rejected += 1;
+        }
+        if state.under_way.is_empty()
+            && let Some(since) = state.since.take()
+        {
+            state.worked += since.elapsed();
+        }
+        self.meter.show(&state.backlog());
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Numbers and whole entries, each changed at once, so a panic elsewhere broke nothing.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn backlog(&self) -> Backlog {
+        let waiting = self.waiting.iter().map(|entry| entry.since);
+        let oldest = waiting.chain(self.under_way.iter().copied()).min();
+        let oldest = oldest.and_then(|since| SystemTime::now().duration_since(since).ok()).unwrap_or_default();
+        let worked = self.worked + self.since.map(|since| since.elapsed()).unwrap_or_default();
+        let throughput = match worked.as_secs_f64() {
+            0.0 => 0.0,
+            seconds => self.backlog.done_bytes as f64 / seconds,
+        };
+        let uploads = self.waiting.len() + self.under_way.len();
+        Backlog { uploads, bytes: self.bytes, oldest, throughput, ..self.backlog.clone() }
+    }
+}
+
+fn read(folder: &Path, number: u64) -> Result<Entry> {
+    let note: Note = serde_json::from_slice(&fs::read(folder.join(format!("{number:020}.note")))?)?;
+    let found = fs::metadata(folder.join(format!("{number:020}.data")))?;
+    let since = found.modified()?;
+    Ok(Entry { number, key: Key::new(note.key)?, create: note.create, len: found.len(), since })
+}
+
+/// Uploads what is handed over, for as long as somebody has a handle.
+async fn upload(shared: Arc<Shared>, transfers: Transfers) {
+    let mut tasks = JoinSet::new();
+    loop {
+        let changed = shared.changed.notified();
+        while tasks.len() < AT_ONCE
+            && let Some(entry) = shared.next()
+        {
+            tasks.spawn(one(Arc::clone(&shared), transfers.clone(), entry));
+        }
+        tokio::select! {
+            () = changed => {}
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+}
+
+/// Uploads one, as often as it takes.
+async fn one(shared: Arc<Shared>, transfers: Transfers, entry: Entry) {
+    let mode = || if entry.create { Put::Create } else { Put::Overwrite };
+    let mut failures = 0;
+    loop {
+        let sent = transfers.send(&entry.key, Content::file(shared.data(entry.number)), mode()).await;
+        match sent {
+            Ok(outcome) => {
+                if outcome == Outcome::Conflict {
+                    debug!(key = %entry.key, "was there already: by somebody else, or by an upload that was cut off");
+                }
+                return shared.ended(&entry, true);
+            }
+            Err(why) if why.fault() == Fault::Invalid => {
+                warn!(key = %entry.key, %why, "an upload is put aside: the store will never take it");
+                return shared.ended(&entry, false);
+            }
+            Err(why) => {
+                failures += 1;
+                warn!(key = %entry.key, failures, %why, "an upload failed: it is tried again");
+                shared.failed();
+                sleep(pause(failures.min(20))).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::store::{Conditional, Memory, Meta, Object, Page, Store};
+
+    /// A store in memory that takes a write when it is let to, and fails as often as it is told.
+    #[derive(Clone)]
+    struct Gated {
+        store: Memory,
+        gate: Arc<Semaphore>,
+        failures: Arc<AtomicU32>,
+        fault: Fault,
+    }
+
+    impl Gated {
+        fn new(open: usize, failures: u32, fault: Fault) -> Self {
+            let (store, gate) = (Memory::new(), Arc::new(Semaphore::new(open)));
+            Gated { store, gate, failures: Arc::new(AtomicU32::new(failures)), fault }
+        }
+    }
+
+    impl Store for Gated {
+        fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Object>>> {
+            self.store.get(key)
+        }
+        fn get_range<'a>(&'a self, key: &'a Key, range: std::ops::Range<u64>) -> BoxFuture<'a, Result<Option<Object>>> {
+            self.store.get_range(key, range)
+        }
+        fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Meta>>> {
+            self.store.head(key)
+        }
+        fn put<'a>(&'a self, key: &'a Key, bytes: Bytes, mode: Put) -> BoxFuture<'a, Result<Outcome>> {
+            Box::pin(async move {
+                self.gate.acquire().await.expect("never closed").forget();
+                let failing = self.failures.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+                match failing {
+                    true => Err(Error::failed("the store says no").with_fault(self.fault)),
+                    false => self.store.put(key, bytes, mode).await,
+                }
+            })
+        }
+        fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<()>> {
+            self.store.delete(key)
+        }
+        fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a Key>, limit: usize) -> BoxFuture<'a, Result<Page>> {
+            self.store.list(prefix, after, limit)
+        }
+        fn conditional(&self) -> Conditional {
+            self.store.conditional()
+        }
+    }
+
+    fn key(name: &str) -> Key {
+        Key::new(name).unwrap()
+    }
+
+    async fn text(store: &Memory, name: &str) -> Option<String> {
+        let found = store.get(&key(name)).await.unwrap();
+        found.map(|object| String::from_utf8(object.bytes.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_over_arrives_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report");
+        fs::write(&path, "from a file").unwrap();
+        let store = Gated::new(100, 3, Fault::Transient);
+        let spool = Spool::open(folder.path().join("spool"), Transfers::new(store.clone())).unwrap();
+        spool.file(&key("report"), &path, Put::Overwrite).await.unwrap();
+        assert!(!path.exists(), "the spool has it now");
+        for number in 0..20 {
+            spool.bytes(&key("counter"), format!("{number}"), Put::Overwrite).await.unwrap();
+        }
+        spool.flushed().await;
+        assert_eq!(text(&store.store, "report").await.unwrap(), "from a file");
+        assert_eq!(text(&store.store, "counter").await.unwrap(), "19", "uploads to one key keep their order");
+        let backlog = spool.backlog();
+        assert_eq!((backlog.uploads, backlog.bytes, backlog.done, backlog.failures), (0, 0, 21, 3));
+        assert_eq!(fs::read_dir(folder.path().join("spool")).unwrap().count(), 2, "the lock and an empty folder");
+    }
+
+    #[tokio::test]
+    async fn whoever_hands_over_waits_for_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Gated::new(0, 0, Fault::Failed);
+        let spool = Spool::open_with(folder.path(), Transfers::new(store.clone()), 10).unwrap();
+        let why = spool.bytes(&key("a"), vec![0; 11], Put::Overwrite).await.unwrap_err();
+        assert!(why.to_string().contains("bound of 10"), "{why}");
+        spool.bytes(&key("a"), vec![0; 6], Put::Overwrite).await.unwrap();
+        let second = key("b");
+        let mut waiting = std::pin::pin!(spool.bytes(&second, vec![0; 6], Put::Overwrite));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let backlog = spool.backlog();
+        assert_eq!((backlog.uploads, backlog.bytes), (1, 6));
+        store.gate.add_permits(2);
+        waiting.await.unwrap();
+        spool.flushed().await;
+        assert_eq!(spool.backlog().done, 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_goes_on_when_the_folder_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Gated::new(0, 0, Fault::Failed);
+        let spool = Spool::open(folder.path(), Transfers::new(store.clone())).unwrap();
+        spool.bytes(&key("a"), "first", Put::Create).await.unwrap();
+        spool.bytes(&key("b"), "second", Put::Overwrite).await.unwrap();
+        assert!(Spool::open(folder.path(), Transfers::new(store.clone())).is_err(), "it is open");
+        drop(spool);
+        // Handed over half-way by a process that was killed.
+        fs::write(folder.path().join(format!("{:020}.data", 99)), "half").unwrap();
+        store.gate.add_permits(10);
+        // The task that was uploading lets go of the folder when it is next scheduled.
+        let again = loop {
+            match Spool::open(folder.path(), Transfers::new(store.clone())) {
+                Ok(spool) => break spool,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        again.flushed().await;
+        assert_eq!(text(&store.store, "a").await.unwrap(), "first");
+        assert_eq!(text(&store.store, "b").await.unwrap(), "second");
+        assert_eq!(again.backlog().done, 2);
+    }
+
+    #[tokio::test]
+    async fn what_the_store_will_never_take_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Gated::new(100, 1, Fault::Invalid);
+        let spool = Spool::open(folder.path(), Transfers::new(store.clone())).unwrap();
+        spool.bytes(&key("a"), "x", Put::Overwrite).await.unwrap();
+        spool.flushed().await;
+        let backlog = spool.backlog();
+        assert_eq!((backlog.done, backlog.rejected, backlog.bytes), (0, 1, 0));
+        assert_eq!(fs::read_dir(folder.path().join("rejected")).unwrap().count(), 2);
+        let why = spool.bytes(&key("a"), "x", Put::Match(crate::store::Version::new("1"))).await.unwrap_err();
+        assert_eq!(why.fault(), Fault::Invalid);
+    }
+}

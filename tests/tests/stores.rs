@@ -1,0 +1,107 @@
+//! The store in S3 against servers of others: the one conformance suite, and what each of them can do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use forebay::store::{Conditional, Content, Key, Progress, Put, S3, Store, Transfers};
+use forebay::testing;
+use forebay_tests::{S3_BUCKET, S3_KEYS, S3_REGION, Server};
+
+async fn open(server: &Server, prefix: &str) -> S3 {
+    let uploads = std::env::temp_dir().join(format!("forebay-tests-uploads-{}", std::process::id()));
+    let settings = S3::new(format!("s3://{S3_BUCKET}/{prefix}")).endpoint(server.endpoint()).region(S3_REGION);
+    settings.keys(S3_KEYS.0, S3_KEYS.1).uploads(uploads).open().await.expect("the bucket opens")
+}
+
+fn pattern(len: usize) -> Bytes {
+    (0..len).map(|i| (i % 251) as u8 ^ (i >> 16) as u8).collect()
+}
+
+/// The suite, and objects in one and in several parts from each kind of content.
+async fn conforms(server: &Server, conditional: Conditional, verified: bool) {
+    let store = open(server, "a/prefix").await;
+    assert_eq!(store.conditional(), conditional);
+    testing::store::all(Arc::new(store.clone())).await;
+    // A second client sees the same objects, and another prefix none of them.
+    testing::store::races(&[Arc::new(store.clone()), Arc::new(open(server, "a/prefix").await)]).await;
+    let elsewhere = open(server, "").await;
+    let beside = (&elsewhere as &dyn Store).list_all("a/prefix/").await.expect("a list");
+    let within = (&store as &dyn Store).list_all("").await.expect("a list");
+    assert_eq!(beside.len(), within.len());
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let transfers = Transfers::new(store.clone());
+    for len in [0, 10_000_000, 10_000_001, 33_000_000] {
+        let bytes = pattern(len);
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        std::fs::write(&from, &bytes).expect("a file");
+        let pieces: Vec<_> = bytes.chunks(777_777).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        let contents = [
+            ("file", Content::file(&from)),
+            ("buffer", Content::bytes(bytes.clone())),
+            ("stream", Content::stream(futures_util::stream::iter(pieces))),
+        ];
+        for (name, content) in contents {
+            let key = Key::new(format!("large/{name}-{len}")).expect("a key");
+            let progress = Progress::new();
+            let sent = transfers.send(&key, content.counted_in(&progress), Put::Overwrite).await;
+            let version = sent.unwrap_or_else(|why| panic!("{name} {len}: {why}")).stored().expect("stored");
+            assert_eq!(progress.done(), len as u64, "{name} {len}");
+            let fetched = transfers.fetch(&key, &to).await.unwrap_or_else(|why| panic!("{name} {len}: {why}"));
+            assert_eq!((fetched.len, &fetched.version), (len as u64, &version), "{name} {len}");
+            assert!(std::fs::read(&to).expect("the file") == bytes, "{name} {len}");
+            assert!(fetched.verified || !verified, "{name} {len}");
+        }
+    }
+    if conditional != Conditional::None {
+        let key = Key::new("large/file-33000000").expect("a key");
+        let again = transfers.send(&key, Content::bytes(pattern(12_000_000)), Put::Create).await.expect("an answer");
+        assert!(again.stored().is_none(), "an object in parts is created only once");
+    }
+    // fauxqs has no list of them.
+    if let Ok(open) = store.open_uploads().await {
+        assert_eq!(open, 0, "no upload is left open");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn s3s_fs() {
+    if let Some(server) = Server::start("s3s-fs") {
+        conforms(&server, Conditional::None, true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn moto() {
+    if let Some(server) = Server::start("moto") {
+        conforms(&server, Conditional::ByContent, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rclone() {
+    if let Some(server) = Server::start("rclone") {
+        conforms(&server, Conditional::None, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn fauxqs() {
+    if let Some(server) = Server::start("fauxqs") {
+        conforms(&server, Conditional::None, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn garage() {
+    if let Some(server) = Server::start_if_full("garage") {
+        conforms(&server, Conditional::None, true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn localstack() {
+    if let Some(server) = Server::start_if_full("localstack") {
+        conforms(&server, Conditional::ByContent, true).await;
+    }
+}
