@@ -7,6 +7,7 @@ import threading
 
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 from moto.sqs.models import Queue
 
@@ -22,6 +23,21 @@ def one_at_a_time(delete):
 
 
 Queue.delete_message = one_at_a_time(Queue.delete_message)
+
+
+def atomic(call):
+    """moto looks whether a condition holds, and then writes; another thread's write may come between."""
+
+    def locked(*arguments, **more):
+        with writing:
+            return call(*arguments, **more)
+
+    return locked
+
+
+writing = threading.RLock()
+for name in ("_key_response_put", "_key_response_post", "_key_response_delete"):
+    setattr(S3Response, name, atomic(getattr(S3Response, name)))
 
 
 def end_with_input():

@@ -4,11 +4,12 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use tokio::time::timeout;
 
 use super::{Checksum, Version};
 use crate::error::{Error, Result};
@@ -42,6 +43,20 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// The same bytes, with an error where none comes for as long as `within`.
+    pub fn moving(mut self, within: Duration) -> Self {
+        let body = self.body;
+        let watched = stream::unfold(Some(body), move |body| async move {
+            let mut body = body?;
+            match timeout(within, body.next()).await {
+                Ok(some) => Some((some?, Some(body))),
+                Err(_) => Some((Err(Error::transient(format_args!("nothing came for {within:?}"))), None)),
+            }
+        });
+        self.body = watched.boxed();
+        self
+    }
+
     /// All bytes in one piece. `Invalid` if they are more than `most`, before the first is read.
     pub async fn collect(mut self, most: usize) -> Result<Bytes> {
         let len = self.range.end - self.range.start;

@@ -18,8 +18,9 @@ use crate::error::{Context, Error, Fault, Result};
 use crate::store::transfer::{Budget, Lanes};
 use crate::store::{Conditional, Crc, Progress, Put, Version};
 
-/// Writers that race to create one object.
-const RACERS: usize = 8;
+/// Writers that race to create one object, and how often.
+const RACERS: usize = 12;
+const RACES: usize = 2;
 
 /// What was found out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,12 +29,13 @@ pub(super) struct Can {
     pub(super) conditional: Conditional,
 }
 
-/// Asks the store at `bucket`, below `prefix`.
-pub(super) async fn ask(bucket: &Bucket, prefix: &str, provider: Provider) -> Result<Can> {
+/// Asks the store at `bucket`, below `prefix`; about conditional writes only with `conditions`.
+pub(super) async fn ask(bucket: &Bucket, prefix: &str, provider: Provider, conditions: bool) -> Result<Can> {
     let mut budget = Budget::default();
     loop {
-        let probe = Probe { bucket, key: format!("{prefix}.forebay-probe/{}", random_id()) };
-        let asked = probe.ask(provider).await;
+        let key = format!("{prefix}.forebay-probe/{}", random_id());
+        let probe = Probe { bucket, key };
+        let asked = probe.ask(provider, conditions).await;
         probe.clean().await;
         match asked {
             Err(why) if why.fault() == Fault::Invalid && denied(&why) => {
@@ -53,12 +55,13 @@ struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    async fn ask(&self, provider: Provider) -> Result<Can> {
+    async fn ask(&self, provider: Provider, conditions: bool) -> Result<Can> {
         let integrity = match provider.integrity() {
             Some(integrity) => integrity,
             None => self.integrity().await?,
         };
-        let conditional = if provider.may_condition() { self.conditional(integrity).await? } else { Conditional::None };
+        let conditional =
+            if conditions && provider.may_condition() { self.conditional(integrity).await? } else { Conditional::None };
         info!(bucket = self.bucket.name, ?provider, ?integrity, ?conditional, "bucket opened");
         Ok(Can { integrity, conditional })
     }
@@ -93,24 +96,18 @@ impl Probe<'_> {
     }
 
     async fn conditional(&self, integrity: Integrity) -> Result<Conditional> {
-        let racers = join_all((0..RACERS).map(|number| self.put(number, integrity, Put::Create))).await;
-        let mut winners = Vec::new();
-        for (number, raced) in racers.into_iter().enumerate() {
-            match raced {
-                Ok(version) => winners.push((number, version)),
-                Err(why) => match fault::means(&why) {
-                    Some(Means::Condition | Means::Race) => {}
-                    Some(Means::Unknown) => return Ok(Conditional::None),
-                    _ if why.fault() == Fault::Transient => return Err(why),
-                    _ if denied(&why) => return Err(why),
-                    _ => return Ok(Conditional::None),
-                },
+        let mut version = None;
+        // In the second race all have their connections, and are closer to one another.
+        for race in 0..RACES {
+            if race > 0 {
+                self.bucket.delete(&self.key).await?;
+            }
+            match self.race(integrity).await? {
+                Some(winner) => version = Some(winner),
+                None => return Ok(Conditional::None),
             }
         }
-        let [(number, version)] = &winners[..] else {
-            debug!(bucket = self.bucket.name, winners = winners.len(), "a race to create has not one winner");
-            return Ok(Conditional::None);
-        };
+        let Some(version) = version else { return Ok(Conditional::None) };
         let again = self.put(RACERS, integrity, Put::Create).await;
         let stale = self.put(RACERS + 1, integrity, Put::Match(Version::new("0123456789abcdef0123456789abcdef"))).await;
         for refused in [again, stale] {
@@ -121,14 +118,36 @@ impl Probe<'_> {
                 Err(_) => return Ok(Conditional::None),
             }
         }
-        match self.put(RACERS + 2, integrity, Put::Match(version.clone())).await {
+        match self.put(RACERS + 2, integrity, Put::Match(version)).await {
             Ok(_) => Ok(Conditional::ByContent),
             Err(why) if why.fault() == Fault::Transient && fault::means(&why) != Some(Means::Condition) => Err(why),
             Err(why) => {
-                debug!(bucket = self.bucket.name, number, %why, "a match that holds is refused");
+                debug!(bucket = self.bucket.name, %why, "a match that holds is refused");
                 Ok(Conditional::None)
             }
         }
+    }
+
+    /// What the one winner wrote; `None` where there is not one winner.
+    async fn race(&self, integrity: Integrity) -> Result<Option<Version>> {
+        let mut winners = Vec::new();
+        for raced in join_all((0..RACERS).map(|number| self.put(number, integrity, Put::Create))).await {
+            match raced {
+                Ok(version) => winners.push(version),
+                Err(why) => match fault::means(&why) {
+                    Some(Means::Condition | Means::Race) => {}
+                    // A store may refuse so many writes to one key at once.
+                    Some(_) if fault::said(&why).is_some_and(|said| matches!(said.status, 429 | 503)) => {}
+                    _ if why.fault() == Fault::Transient || denied(&why) => return Err(why),
+                    _ => return Ok(None),
+                },
+            }
+        }
+        if winners.len() != 1 {
+            debug!(bucket = self.bucket.name, winners = winners.len(), "a race to create has not one winner");
+            return Ok(None);
+        }
+        Ok(winners.pop())
     }
 
     async fn put(&self, number: usize, integrity: Integrity, mode: Put) -> Result<Version> {

@@ -22,8 +22,8 @@ use super::wire::Wire;
 use super::{Inner, S3, probe};
 use crate::config::S3Config;
 use crate::error::{Context, Error, Result};
-use crate::store::{Conditional, Key};
 use crate::store::transfer::Lanes;
+use crate::store::{Conditional, Key};
 
 /// To find credentials, which may have to be asked for at several places.
 const CREDENTIALS_WITHIN: Duration = Duration::from_secs(30);
@@ -40,17 +40,28 @@ pub struct S3Settings {
     keys: Option<(String, String)>,
     uploads: Option<PathBuf>,
     read_only: bool,
+    conditions: bool,
 }
 
 impl S3Settings {
     pub(super) fn new(url: String) -> Self {
-        S3Settings { url, endpoint: None, region: None, provider: None, keys: None, uploads: None, read_only: false }
+        S3Settings {
+            url,
+            endpoint: None,
+            region: None,
+            provider: None,
+            keys: None,
+            uploads: None,
+            read_only: false,
+            conditions: true,
+        }
     }
 
     pub(super) fn from_env() -> Result<Self> {
         let S3Config { url, endpoint, region, provider, uploads } = S3Config::from_env()?;
         let provider = provider.map(|name| name.parse().context("FOREBAY_S3_PROVIDER")).transpose()?;
-        let settings = S3Settings { url, endpoint, region, provider, keys: None, uploads, read_only: false };
+        let settings =
+            S3Settings { url, endpoint, region, provider, keys: None, uploads, read_only: false, conditions: true };
         settings.place()?;
         Ok(settings)
     }
@@ -92,6 +103,13 @@ impl S3Settings {
     /// Writes and deletes nothing there, not even to find out what the store can do; who tries is refused.
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
+        self
+    }
+
+    /// Does without conditional writes, for a store that is known to take two writers for one winner now and then: that
+    /// they seem to work when the bucket is opened does not show that they always do.
+    pub fn without_conditions(mut self) -> Self {
+        self.conditions = false;
         self
     }
 
@@ -139,7 +157,7 @@ impl S3Settings {
         let bucket = Bucket { sdk: Client::from_conf(config.build()), name };
         let can = match self.read_only {
             true => probe::Can { integrity: Integrity::Md5, conditional: Conditional::None },
-            false => probe::ask(&bucket, &prefix, provider).await?,
+            false => probe::ask(&bucket, &prefix, provider, self.conditions).await?,
         };
         let journals = self.uploads.unwrap_or_else(|| std::env::temp_dir().join("forebay-uploads"));
         let (integrity, conditional, lanes) = (can.integrity, can.conditional, Lanes::new());
@@ -203,7 +221,7 @@ fn check(endpoint: &str) -> Result<()> {
 
 impl fmt::Debug for S3Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, endpoint, region, provider, keys, uploads, read_only } = self;
+        let Self { url, endpoint, region, provider, keys, uploads, read_only, conditions } = self;
         f.debug_struct("S3Settings")
             .field("url", url)
             .field("endpoint", endpoint)
@@ -212,6 +230,7 @@ impl fmt::Debug for S3Settings {
             .field("keys", &keys.as_ref().map(|_| "given"))
             .field("uploads", uploads)
             .field("read_only", read_only)
+            .field("conditions", conditions)
             .finish()
     }
 }

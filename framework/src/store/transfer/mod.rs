@@ -24,10 +24,10 @@ use download::{Download, Target};
 pub(crate) use lanes::Lane;
 pub(crate) use lanes::Lanes;
 pub use origin::Origin;
-pub use spool::{Backlog, Spool};
 use origin::Stored;
 #[cfg(feature = "s3")]
 pub(crate) use retry::{Budget, MOVES_WITHIN};
+pub use spool::{Backlog, Spool};
 
 /// Bytes of a part or range, unless there is a reason for another size: the published benchmarks' 10 MB.
 pub(crate) const PART: u64 = 10_000_000;

@@ -192,7 +192,9 @@ impl Spool {
         let create = match mode {
             Put::Overwrite => false,
             Put::Create => true,
-            Put::Match(_) => return Err(Error::invalid(format_args!("{key}: an upload by the way cannot match a version"))),
+            Put::Match(_) => {
+                return Err(Error::invalid(format_args!("{key}: an upload by the way cannot match a version")));
+            }
         };
         let number = self.room(len).await?;
         let shared = Arc::clone(&self.shared);
