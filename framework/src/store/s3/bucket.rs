@@ -35,8 +35,6 @@ use crate::store::{Algorithm, Checksum, Crc, Put, Version};
 pub(super) const CALL_WITHIN: Duration = Duration::from_secs(15);
 /// To put an upload's parts together, which may take a store minutes.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(180);
-/// Objects of a list that are asked for at once where the list does not tell all.
-const HEADS: usize = 16;
 /// The check that uploads carry where the store takes one.
 pub(super) const CHECK: Algorithm = Algorithm::Crc64Nvme;
 /// The metadata that says which write an object is from.
@@ -212,11 +210,13 @@ impl Bucket {
         let call =
             self.sdk.list_objects_v2().bucket(&self.name).prefix(prefix).set_start_after(after.map(str::to_owned));
         let answer = self.call(CALL_WITHIN, call.max_keys(limit.min(1000) as i32).send()).await?;
-        let listed = answer.contents().iter().filter_map(|object| Some((object.key()?.to_owned(), object)));
-        let facts = listed.map(|(key, object)| async move {
+        let mut found = Vec::new();
+        for object in answer.contents() {
+            let Some(key) = object.key() else { continue };
             // Not every store tells the version in a list.
             if object.e_tag().is_none() {
-                return Ok(self.head(&key, false).await?.map(|facts| (key, facts)));
+                found.extend(self.head(key, false).await?.map(|facts| (key.to_owned(), facts)));
+                continue;
             }
             let facts = Facts {
                 len: length(object.size())?,
@@ -226,10 +226,8 @@ impl Bucket {
                 write_id: None,
                 parts: None,
             };
-            Ok(Some((key, facts)))
-        });
-        let found: Vec<Result<Option<(String, Facts)>>> = stream::iter(facts).buffered(HEADS).collect().await;
-        let found = found.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
+            found.push((key.to_owned(), facts));
+        }
         Ok((found, answer.is_truncated().unwrap_or(false)))
     }
 
