@@ -26,11 +26,25 @@
 //! | `FOREBAY_S3_PROVIDER` | told by the endpoint | `aws`, `r2`, `b2`, `gcs`, `minio`, `garage` or `other` |
 //! | `FOREBAY_S3_UPLOADS` | `forebay-uploads` among the temporary files | the folder in which open uploads are noted |
 //! | `FOREBAY_WEBHOOK_SECRETS` | none | secrets that webhooks are signed with, `whsec_...`, with commas between |
+//! | `FOREBAY_NODE_LATENCY` | anything will do | milliseconds that the bucket may take to answer, 1 to 60000 |
+//! | `FOREBAY_NODE_UPLOAD` | anything will do | least throughput to the bucket in Mbit/s, 1 to 100000 |
+//! | `FOREBAY_NODE_DOWNLOAD` | anything will do | least throughput from the bucket in Mbit/s, 1 to 100000 |
+//! | `FOREBAY_NODE_DISK` | anything will do | least free disk in bytes, at least 1 |
+//! | `FOREBAY_NODE_MEMORY` | anything will do | least free memory in bytes, at least 1 |
+//! | `FOREBAY_NODE_CPUS` | anything will do | fewest CPUs, 1 to 1024 |
+//! | `FOREBAY_NODE_UNFIT` | `reallocate` | what a worker does on a node below that: `reallocate`, `exit` or `warn` |
+//! | `FOREBAY_NODE_TRIES` | 3 | how often a node is measured before it is found unfit, 1 to 100 |
+//! | `FOREBAY_NODE_LEAVES` | 60 | workers that may leave their nodes within an hour, 0 to 10000 |
+//! | `FOREBAY_NODE_PATIENCE` | 1800 | seconds before a worker leaves that cannot see how many have left, 60 to 86400 |
+//! | `FOREBAY_NODE_WATCH` | `off` | what is done if the bucket becomes slow while working: `reallocate`, `exit`, `off` |
+//! | `FOREBAY_NODE_METADATA` | where SaladCloud has it, on SaladCloud | the metadata service, as a URL |
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+#[cfg(feature = "node")]
+use crate::node::{Unfit, Wanted};
 
 /// The settings of a worker.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,6 +204,57 @@ impl S3Config {
     }
 }
 
+/// The settings of `Fitness`.
+#[cfg(feature = "node")]
+pub(crate) struct NodeConfig {
+    pub(crate) wanted: Wanted,
+    pub(crate) unfit: Unfit,
+    pub(crate) tries: u32,
+    pub(crate) leaves: usize,
+    pub(crate) patience: Duration,
+    pub(crate) watch: Unfit,
+    pub(crate) metadata: Option<String>,
+}
+
+#[cfg(feature = "node")]
+impl NodeConfig {
+    pub(crate) fn from_env() -> Result<Self> {
+        Self::from(|key| std::env::var(key).ok())
+    }
+
+    pub(crate) fn from(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let number = |key: &str, least: u64, most: u64| number(&get, key, least, most);
+        let text = |key: &str| get(key).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let one_of = |key: &str, known: [(&str, Unfit); 3], default| {
+            let Some(text) = text(key) else {
+                return Ok(default);
+            };
+            let [(a, _), (b, _), (c, _)] = known;
+            let wrong = || Error::invalid(format_args!("{key} is `{text}`, but should be `{a}`, `{b}` or `{c}`"));
+            known.iter().find(|(name, _)| *name == text).map(|(_, unfit)| *unfit).ok_or_else(wrong)
+        };
+        let (reallocate, exit) = (("reallocate", Unfit::Reallocate), ("exit", Unfit::Exit));
+        // The platform sets it in each of its containers.
+        let on_saladcloud = text("SALAD_MACHINE_ID").map(|_| crate::node::METADATA.to_owned());
+        Ok(NodeConfig {
+            wanted: Wanted {
+                latency: number("FOREBAY_NODE_LATENCY", 1, 60_000)?.map(Duration::from_millis),
+                upload: number("FOREBAY_NODE_UPLOAD", 1, 100_000)?.map(|mbit| mbit as f64),
+                download: number("FOREBAY_NODE_DOWNLOAD", 1, 100_000)?.map(|mbit| mbit as f64),
+                disk: number("FOREBAY_NODE_DISK", 1, u64::MAX)?,
+                memory: number("FOREBAY_NODE_MEMORY", 1, u64::MAX)?,
+                cpus: number("FOREBAY_NODE_CPUS", 1, 1024)?.map(|cpus| cpus as f64),
+            },
+            unfit: one_of("FOREBAY_NODE_UNFIT", [reallocate, exit, ("warn", Unfit::Warn)], Unfit::Reallocate)?,
+            tries: number("FOREBAY_NODE_TRIES", 1, 100)?.unwrap_or(3) as u32,
+            leaves: number("FOREBAY_NODE_LEAVES", 0, 10_000)?.unwrap_or(60) as usize,
+            patience: Duration::from_secs(number("FOREBAY_NODE_PATIENCE", 60, 86_400)?.unwrap_or(1800)),
+            watch: one_of("FOREBAY_NODE_WATCH", [reallocate, exit, ("off", Unfit::Warn)], Unfit::Warn)?,
+            metadata: text("FOREBAY_NODE_METADATA").or(on_saladcloud),
+        })
+    }
+}
+
 /// The secrets that webhooks are signed with.
 #[cfg(feature = "webhook")]
 pub(crate) fn webhook_secrets() -> Vec<String> {
@@ -250,6 +315,51 @@ mod tests {
         let config = SqsConfig::from(named).unwrap();
         assert_eq!((config.queue.as_str(), config.region), ("http://localhost/1/q", None));
         assert_eq!((config.lease, config.wait), (Duration::from_secs(300), Duration::from_secs(20)));
+    }
+
+    #[cfg(feature = "node")]
+    #[test]
+    fn what_is_wanted_of_a_node() {
+        let config = NodeConfig::from(|_| None).unwrap();
+        assert_eq!((config.wanted, config.unfit, config.watch), (Wanted::default(), Unfit::Reallocate, Unfit::Warn));
+        assert_eq!((config.tries, config.leaves, config.patience), (3, 60, Duration::from_secs(1800)));
+        assert_eq!(config.metadata, None);
+
+        let set = [
+            ("FOREBAY_NODE_LATENCY", "500"),
+            ("FOREBAY_NODE_UPLOAD", "10"),
+            ("FOREBAY_NODE_DOWNLOAD", "50"),
+            ("FOREBAY_NODE_DISK", "1000"),
+            ("FOREBAY_NODE_MEMORY", "2000"),
+            ("FOREBAY_NODE_CPUS", "4"),
+            ("FOREBAY_NODE_UNFIT", " exit "),
+            ("FOREBAY_NODE_TRIES", "1"),
+            ("FOREBAY_NODE_LEAVES", "0"),
+            ("FOREBAY_NODE_PATIENCE", "60"),
+            ("FOREBAY_NODE_WATCH", "reallocate"),
+            ("SALAD_MACHINE_ID", "8dd3"),
+        ];
+        let get = |key: &str| set.iter().find(|(known, _)| *known == key).map(|(_, text)| (*text).to_owned());
+        let config = NodeConfig::from(get).unwrap();
+        let wanted = Wanted {
+            latency: Some(Duration::from_millis(500)),
+            upload: Some(10.0),
+            download: Some(50.0),
+            disk: Some(1000),
+            memory: Some(2000),
+            cpus: Some(4.0),
+        };
+        assert_eq!((config.wanted, config.unfit, config.watch), (wanted, Unfit::Exit, Unfit::Reallocate));
+        assert_eq!((config.tries, config.leaves, config.patience), (1, 0, Duration::from_secs(60)));
+        assert_eq!(config.metadata.as_deref(), Some("http://169.254.169.254"));
+
+        let fake = NodeConfig::from(|key| match key {
+            "FOREBAY_NODE_METADATA" => Some("http://127.0.0.1:1".to_owned()),
+            key => get(key),
+        });
+        assert_eq!(fake.unwrap().metadata.as_deref(), Some("http://127.0.0.1:1"));
+        let wrong = NodeConfig::from(|key| (key == "FOREBAY_NODE_WATCH").then(|| "warn".to_owned())).err().unwrap();
+        assert_eq!(wrong.to_string(), "FOREBAY_NODE_WATCH is `warn`, but should be `reallocate`, `exit` or `off`");
     }
 
     #[test]

@@ -36,6 +36,7 @@
 //! # Features
 //! * `telemetry` (default): [`telemetry::init`], a log subscriber and a metrics recorder that can be read back.
 //! * `http`: the sources `Http`, a server whose requests are jobs, and `Deferred`, jobs whose callers do not wait.
+//! * `node`: checks of the node before work and while at it, and a way to leave one that is unfit.
 //! * `openapi`: `Http` with `GET /openapi.json`, which describes the service by your own types.
 //! * `sqs`: the source `Sqs`, queues of Amazon SQS.
 //! * `webhook`: signed messages to URLs that others name, kept out of your network.
@@ -46,9 +47,12 @@
 
 mod config;
 mod error;
+mod flow;
 mod gpu;
 mod job;
 mod model;
+#[cfg(feature = "node")]
+pub mod node;
 mod pipeline;
 mod pool;
 pub mod source;

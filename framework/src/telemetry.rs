@@ -55,6 +55,19 @@ pub const HTTP_REQUESTS: &str = "forebay_http_requests_total";
 pub const LEASE_EXTENSIONS: &str = "forebay_lease_extensions_total";
 /// Verdicts that could not be told to a source, by `source`.
 pub const SETTLE_FAILURES: &str = "forebay_settle_failures_total";
+/// Seconds that the bucket takes to answer a small request: the median of the last minutes.
+pub const NODE_LATENCY: &str = "forebay_node_latency_seconds";
+/// Bits a second to and from the bucket, of all transfers together, while there are any; by `direction` (`upload`,
+/// `download`).
+pub const NODE_THROUGHPUT: &str = "forebay_node_bits_per_second";
+/// Bytes free on the disk.
+pub const NODE_DISK: &str = "forebay_node_disk_free_bytes";
+/// Bytes of memory free, within the container's limit.
+pub const NODE_MEMORY: &str = "forebay_node_memory_free_bytes";
+/// CPUs that the worker may use, within the container's quota.
+pub const NODE_CPUS: &str = "forebay_node_cpus";
+/// Whether a figure of the node is short of what is wanted: 1 or 0, by `figure`.
+pub const NODE_SHORT: &str = "forebay_node_short";
 
 /// Uploads that a spool has and the store has not.
 pub const SPOOL_UPLOADS: &str = "forebay_spool_uploads";
@@ -253,4 +266,35 @@ pub(crate) enum ExtensionOutcome {
     Lost,
     Cancelled,
     Failed,
+}
+
+/// The meters of the node.
+#[cfg(feature = "node")]
+pub(crate) struct NodeMeter;
+
+#[cfg(feature = "node")]
+impl NodeMeter {
+    /// What is not known stays as it was.
+    pub(crate) fn show(figures: &crate::node::Figures) {
+        let mbit = |name, mbit: Option<f64>| {
+            if let Some(mbit) = mbit {
+                gauge!(NODE_THROUGHPUT, "direction" => name).set(mbit * 1e6);
+            }
+        };
+        mbit("upload", figures.upload);
+        mbit("download", figures.download);
+        let set = |name, value: Option<f64>| {
+            if let Some(value) = value {
+                gauge!(name).set(value);
+            }
+        };
+        set(NODE_LATENCY, figures.latency.map(|latency| latency.as_secs_f64()));
+        set(NODE_DISK, figures.disk.map(|bytes| bytes as f64));
+        set(NODE_MEMORY, figures.memory.map(|bytes| bytes as f64));
+        set(NODE_CPUS, figures.cpus);
+    }
+
+    pub(crate) fn short(figure: &'static str, short: bool) {
+        gauge!(NODE_SHORT, "figure" => figure).set(f64::from(u8::from(short)));
+    }
 }

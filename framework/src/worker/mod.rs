@@ -4,6 +4,7 @@
 //! ever run on it, so that no load can delay a lease.
 
 mod control;
+mod fit;
 #[cfg(feature = "http")]
 mod form;
 mod intake;
@@ -13,6 +14,7 @@ mod report;
 mod stop;
 mod supervise;
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,7 @@ use crate::source::vitals::Pulse;
 use crate::source::{AnySource, Phase, RouteInfo, Source};
 use crate::witness::Witness;
 use control::{Control, End};
+use fit::Fit;
 #[cfg(feature = "http")]
 pub use form::{Form, Part};
 use job::{AnyRoute, Media, Route, Routes};
@@ -74,6 +77,7 @@ pub struct Worker {
     /// Each with the highest priority that its jobs may have.
     sources: Vec<(Priority, Box<dyn AnySource>)>,
     settings: Vec<Setting>,
+    fit: Fit,
 }
 
 /// Something that code sets, after the environment was read.
@@ -116,7 +120,8 @@ impl Worker {
     }
 
     fn first(route: impl AnyRoute + 'static) -> Self {
-        Worker { routes: vec![(String::new(), Box::new(route))], sources: Vec::new(), settings: Vec::new() }
+        let routes: Vec<(String, Box<dyn AnyRoute>)> = vec![(String::new(), Box::new(route))];
+        Worker { routes, sources: Vec::new(), settings: Vec::new(), fit: Fit::default() }
     }
 
     /// Another pipeline beside the first, for jobs whose [`route`](crate::Meta::route) is `name`. All pipelines of a
@@ -192,6 +197,14 @@ impl Worker {
         self.set(move |config| config.max_attempts = attempts.max(1))
     }
 
+    /// What this worker wants of its node. It is measured before the models are loaded, and no job is taken on a node
+    /// that is unfit: see [`node`](crate::node). Requires the feature `node`.
+    #[cfg(feature = "node")]
+    pub fn fit(mut self, fitness: crate::node::Fitness) -> Self {
+        self.fit = Fit::new(fitness);
+        self
+    }
+
     fn set(mut self, setting: impl FnOnce(&mut Config) + Send + 'static) -> Self {
         self.settings.push(Box::new(setting));
         self
@@ -201,7 +214,7 @@ impl Worker {
     /// `main` returns.
     ///
     /// 0 after a drain or the sources' end; [`EXIT_NODE_FAULT`] only for faults of this node, since platforms shun
-    /// a node whose container fails. A wrong setting, or a model that cannot load, keeps the process up, not
+    /// a node whose container fails, and for a node that is unfit (feature `node`). A wrong setting, or a model that cannot load, keeps the process up, not
     /// ready and saying so, and is tried again every 30 s.
     ///
     /// With a source that tells crashes from losses ([`Committed`](crate::source::committed::Committed)), as the first
@@ -279,6 +292,9 @@ impl Worker {
     async fn run_until(&mut self, stop: &mut Stop) -> Result<Report> {
         let config = self.config()?;
         let pulse = self.start_sources()?;
+        if !self.fit.admits(stop, false).await? {
+            return Ok(Report::default());
+        }
         loop {
             let started = tokio::select! {
                 started = self.start(&config, &pulse) => started,
@@ -301,11 +317,15 @@ impl Worker {
     /// dropped, the worker drains by itself.
     ///
     /// # Errors
-    /// Whatever keeps it from starting or receiving: nothing is tried again.
+    /// Whatever keeps it from starting or receiving: nothing is tried again. That a node is unfit is said after one
+    /// measurement, and what follows is the program's to do.
     pub async fn run_once(mut self) -> Result<Report> {
         let mut stop = Stop::listen().await?;
         let config = self.config()?;
         let pulse = self.start_sources()?;
+        if !self.fit.admits(&mut stop, true).await? {
+            return Ok(Report::default());
+        }
         let started = tokio::select! {
             started = self.start(&config, &pulse) => started?,
             () = stop.told(1) => return Ok(Report::default()),
@@ -364,7 +384,7 @@ impl Worker {
         pulse: Pulse,
         config: &Config,
         once: bool,
-        stop: Stop,
+        mut stop: Stop,
     ) -> Result<Report> {
         let Started { routes, pools, in_flight } = started;
         let sources = std::mem::take(&mut self.sources);
@@ -373,10 +393,22 @@ impl Worker {
         let control = Control::new(sources, routes, jobs, in_flight, config, once, pulse.clone());
         info!(in_flight, "ready");
         pulse.set(Phase::Ready);
-        let end = on_own_thread(control, stop).await?;
+        let (ask, askable) = stop.clone().askable();
+        let mut working = pin!(on_own_thread(control, askable));
+        let (end, unfit) = tokio::select! {
+            end = &mut working => (end?, None),
+            why = self.fit.watched() => {
+                warn!(error = %why, "draining, to leave this node");
+                ask.send_replace(true);
+                (working.await?, Some(why))
+            }
+        };
         release(pulse).await;
         join(pools).await;
-        match end.failure {
+        if let Some(why) = &unfit {
+            self.fit.leave(why, &mut stop).await;
+        }
+        match unfit.or(end.failure) {
             Some(why) => Err(why),
             None => Ok(end.report),
         }

@@ -12,7 +12,11 @@ use crate::error::{Context, Result};
 
 /// The signals heard so far.
 #[derive(Clone)]
-pub(super) struct Stop(watch::Receiver<u32>);
+pub(super) struct Stop {
+    signals: watch::Receiver<u32>,
+    /// Told by the worker itself, which counts as a first signal.
+    asked: Option<watch::Receiver<bool>>,
+}
 
 impl Stop {
     /// Begins to listen; from here on the signals no longer end the process by themselves.
@@ -29,21 +33,42 @@ impl Stop {
         std::thread::Builder::new().name("forebay-signals".to_owned()).spawn(work).context("listening for signals")?;
         // Either way it has done what it can.
         let _ = is_ready.await;
-        Ok(Stop(stop))
+        Ok(Stop { signals: stop, asked: None })
     }
 
     /// For tests: told by hand.
     #[cfg(all(test, feature = "testing", feature = "sqs"))]
     pub(super) fn by_hand() -> (watch::Sender<u32>, Self) {
         let (heard, stop) = watch::channel(0);
-        (heard, Stop(stop))
+        (heard, Stop { signals: stop, asked: None })
+    }
+
+    /// The same, which the worker too can tell to stop.
+    pub(super) fn askable(self) -> (watch::Sender<bool>, Self) {
+        let (ask, asked) = watch::channel(false);
+        (ask, Stop { asked: Some(asked), ..self })
     }
 
     /// Waits until so many signals were heard.
     pub(super) async fn told(&mut self, times: u32) {
-        if self.0.wait_for(|heard| *heard >= times).await.is_err() {
-            // Nobody listens, so nobody will be told.
-            std::future::pending::<()>().await;
+        let Stop { signals, asked } = self;
+        let signals = async {
+            if signals.wait_for(|heard| *heard >= times).await.is_err() {
+                // Nobody listens, so nobody will be told.
+                std::future::pending::<()>().await;
+            }
+        };
+        let asked = async {
+            if let Some(asked) = asked.as_mut().filter(|_| times == 1)
+                && asked.wait_for(|asked| *asked).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = signals => {}
+            () = asked => {}
         }
     }
 

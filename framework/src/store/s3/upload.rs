@@ -23,6 +23,7 @@ use super::provider::Integrity;
 use super::wire::BUFFER;
 use super::{Inner, random_id};
 use crate::error::{Context, Error, Result};
+use crate::flow::{Direction, Flow};
 use crate::store::checksum::joined;
 use crate::store::content::{self, Body};
 use crate::store::progress::Share;
@@ -531,8 +532,23 @@ async fn next(first: &mut Option<Next>, feed: &mut Feed) -> Result<Option<Next>>
     }
 }
 
-/// Waits for a call whose body is watched: as long as it moves, and for a while after its last byte.
+/// Waits for a call whose body is watched, and tells how it went.
 async fn watched<T>(call: impl Future<Output = Result<T>>, pulse: &Pulse, lane: Lane, failures: u32) -> Result<T> {
+    let began = Instant::now();
+    let answer = answered(call, pulse, lane, failures).await;
+    match &answer {
+        Ok(_) => Flow::of_process().moved(Direction::Upload, pulse.moved(), began.elapsed()),
+        // A store that says why it did nothing has answered well.
+        Err(why) if fault::said(why).is_none_or(|said| !said.is_sure()) => {
+            Flow::of_process().failed(Direction::Upload);
+        }
+        Err(_) => {}
+    }
+    answer
+}
+
+/// As long as the body moves, and for a while after its last byte.
+async fn answered<T>(call: impl Future<Output = Result<T>>, pulse: &Pulse, lane: Lane, failures: u32) -> Result<T> {
     let mut call = std::pin::pin!(call);
     let mut lane = Some(lane);
     let began = Instant::now();

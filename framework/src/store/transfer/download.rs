@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::lanes::{Lane, Lanes};
@@ -20,6 +20,7 @@ use super::partial::{self, Left, Partial, Plan};
 use super::retry::{Budget, MOVES_WITHIN};
 use super::{Fetched, PART};
 use crate::error::{Context, Error, Fault, Result};
+use crate::flow::{Direction, Flow};
 use crate::store::checksum::{Counter, joined};
 use crate::store::progress::Share;
 use crate::store::{Algorithm, Crc, Opened, Progress, Reading};
@@ -230,10 +231,12 @@ impl Shared {
         let mut tally = Tally::new(range.start, algorithm, self.plan.checksum.map_or(0, |checksum| checksum.part()));
         loop {
             let began = at;
+            let mut asked = Instant::now();
             let (reading, lane) = match opened.take() {
                 Some((reading, lane)) => (Ok(Opened::Found(reading)), lane),
                 None => {
                     let lane = self.lanes.enter().await;
+                    asked = Instant::now();
                     (answer(self.origin.read(at..range.end, Some(&self.plan.version))).await, lane)
                 }
             };
@@ -243,6 +246,13 @@ impl Shared {
                 Err(why) => Err(why),
             };
             drop(lane);
+            match &came {
+                Ok(()) => Flow::of_process().moved(Direction::Download, at - began, asked.elapsed()),
+                Err(why) if why.fault() == Fault::Transient && why.find::<Changed>().is_none() => {
+                    Flow::of_process().failed(Direction::Download);
+                }
+                Err(_) => {}
+            }
             match came {
                 Ok(()) => break,
                 Err(why) if why.find::<Changed>().is_some() => return Err(why),
