@@ -62,6 +62,23 @@ impl Content {
         self
     }
 
+    /// The bytes piece by piece, and how many they will be, where that is known.
+    #[cfg_attr(not(feature = "https"), expect(dead_code, reason = "for those who have to say it first"))]
+    pub(crate) async fn measured(self) -> Result<(BoxStream<'static, Result<Bytes>>, Option<u64>)> {
+        let (known, path) = match &self.body {
+            Body::Bytes(bytes) => (Some(bytes.len() as u64), None),
+            Body::File(path) => (None, Some(path.clone())),
+            Body::Stream(_) => (None, None),
+        };
+        let len = match path {
+            Some(path) => Some(open(&path).await?.1),
+            None => known,
+        };
+        let (body, progress) = self.pieces().await?;
+        let body = body.inspect_ok(move |piece| progress.moved(piece.len() as u64)).boxed();
+        Ok((body, len))
+    }
+
     /// The bytes piece by piece, in order; what they are in all is expected in the progress, where it is known.
     pub(crate) async fn pieces(self) -> Result<(BoxStream<'static, Result<Bytes>>, Progress)> {
         let Content { body, progress } = self;
