@@ -6,6 +6,8 @@
 mod connect;
 mod guard;
 mod network;
+#[cfg(test)]
+pub(crate) mod tricks;
 
 use std::sync::Arc;
 

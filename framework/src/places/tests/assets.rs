@@ -1,0 +1,183 @@
+//! Files for the start: whole, once, and only where there is room.
+
+use std::fs;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, stream};
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::store::{Meta, Object, Opened, Page, Version};
+
+/// A store that counts, that can break off, and that can claim any length.
+#[derive(Clone, Default)]
+struct Odd {
+    memory: Memory,
+    reads: Arc<AtomicUsize>,
+    /// Ranges that are given whole before the others hang for ever.
+    gives: Arc<AtomicUsize>,
+    claims: Option<u64>,
+}
+
+impl Store for Odd {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Object>>> {
+        self.memory.get(key)
+    }
+    fn get_range<'a>(&'a self, key: &'a Key, range: Range<u64>) -> BoxFuture<'a, Result<Option<Object>>> {
+        self.memory.get_range(key, range)
+    }
+    fn read<'a>(&'a self, key: &'a Key, range: Range<u64>, of: Option<&'a Version>) -> BoxFuture<'a, Result<Opened>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let gives = self.gives.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        Box::pin(async move {
+            let mut opened = self.memory.read(key, range, of).await?;
+            if let (Opened::Found(reading), false) = (&mut opened, gives) {
+                reading.body = stream::pending().boxed();
+            }
+            Ok(opened)
+        })
+    }
+    fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Meta>>> {
+        Box::pin(async move {
+            let mut meta = self.memory.head(key).await?;
+            if let (Some(meta), Some(len)) = (&mut meta, self.claims) {
+                meta.len = len;
+            }
+            Ok(meta)
+        })
+    }
+    fn put<'a>(&'a self, key: &'a Key, bytes: Bytes, mode: Put) -> BoxFuture<'a, Result<Outcome>> {
+        self.memory.put(key, bytes, mode)
+    }
+    fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<()>> {
+        self.memory.delete(key)
+    }
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a Key>, limit: usize) -> BoxFuture<'a, Result<Page>> {
+        self.memory.list(prefix, after, limit)
+    }
+    fn conditional(&self) -> Conditional {
+        self.memory.conditional()
+    }
+}
+
+async fn odd(files: &[(&str, &Bytes)]) -> (Odd, Places) {
+    let odd = Odd { gives: Arc::new(usize::MAX.into()), ..Odd::default() };
+    for (key, bytes) in files {
+        let _ = odd.put(&Key::new(*key).unwrap(), (*bytes).clone(), Put::Create).await.unwrap();
+    }
+    let places = Places::new().bucket("models", odd.clone());
+    (odd, places)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn what_is_there_and_as_it_should_be_is_not_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (weights, config) = (noise(1 << 20), Bytes::from_static(b"{}"));
+    let (odd, places) = odd(&[("w", &weights), ("c", &config)]).await;
+    let progress = Progress::new();
+    let assets = Assets::below(dir.path().join("cache"))
+        .file("sub/config.json", reference("s3://models/c"))
+        .pinned("weights", reference("s3://models/w"), sha256(&weights).to_uppercase())
+        .counted_in(&progress);
+    let folder = assets.fetch(&places).await.unwrap();
+    assert_eq!(fs::read(folder.join("weights")).unwrap(), weights);
+    assert_eq!(fs::read(folder.join("sub/config.json")).unwrap(), config);
+    assert_eq!((progress.done(), progress.total()), ((1 << 20) + 2, (1 << 20) + 2));
+    let reads = odd.reads.load(Ordering::SeqCst);
+    assets.fetch(&places).await.unwrap();
+    assert_eq!(odd.reads.load(Ordering::SeqCst), reads);
+
+    // A bit that tips over is noticed, in both kinds; another reference is another file.
+    for name in ["weights", "sub/config.json"] {
+        let mut bytes = fs::read(folder.join(name)).unwrap();
+        bytes[1] ^= 1;
+        fs::write(folder.join(name), bytes).unwrap();
+    }
+    assets.fetch(&places).await.unwrap();
+    assert_eq!(fs::read(folder.join("weights")).unwrap(), weights);
+    assert_eq!(fs::read(folder.join("sub/config.json")).unwrap(), config);
+    assert_eq!(odd.reads.load(Ordering::SeqCst), 2 * reads);
+    let other = Assets::below(&folder).file("sub/config.json", reference("s3://models/w"));
+    other.fetch(&places).await.unwrap();
+    assert_eq!(fs::read(folder.join("sub/config.json")).unwrap(), weights);
+}
+
+#[tokio::test]
+async fn wrong_bytes_get_no_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, places) = odd(&[("w", &noise(1000))]).await;
+    let assets = Assets::below(dir.path()).pinned("weights", reference("s3://models/w"), sha256(b"others"));
+    refused(assets.fetch(&places).await, Fault::Invalid, "but should have");
+    assert!(!dir.path().join("weights").exists());
+    for name in ["../weights", "/weights", "a/../../weights", ".weights.partial"] {
+        let assets = Assets::below(dir.path()).file(name, reference("s3://models/w"));
+        refused(assets.fetch(&places).await, Fault::Invalid, "");
+    }
+    assert!(!dir.path().parent().unwrap().join("weights").exists());
+}
+
+#[tokio::test]
+async fn of_two_workers_on_one_disk_one_fetches() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = noise(1 << 20);
+    let (odd, places) = odd(&[("w", &weights)]).await;
+    let assets = Assets::below(dir.path()).file("weights", reference("s3://models/w"));
+    let both = tokio::join!(assets.fetch(&places), assets.fetch(&places));
+    assert!(both.0.is_ok() && both.1.is_ok());
+    assert_eq!(odd.reads.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_fetch_that_was_cut_off_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = noise(25_000_000);
+    let (odd, places) = odd(&[("w", &weights)]).await;
+    odd.gives.store(2, Ordering::SeqCst);
+    let progress = Progress::new();
+    let assets = Assets::below(dir.path()).pinned("weights", reference("s3://models/w"), sha256(&weights));
+    // It is dropped, as a kill would end it, once two ranges are there and noted.
+    let log = dir.path().join(".weights.new.partial.log");
+    let noted = async {
+        while fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = assets.fetch(&places) => panic!("it cannot come to an end"),
+        () = noted => {}
+    }
+    odd.gives.store(usize::MAX, Ordering::SeqCst);
+    let folder = assets.counted_in(&progress).fetch(&places).await.unwrap();
+    assert_eq!(fs::read(folder.join("weights")).unwrap(), weights);
+    assert_eq!(progress.total(), 25_000_000);
+    assert!(progress.kept() >= 8 << 20, "{} bytes were kept", progress.kept());
+}
+
+#[tokio::test]
+async fn room_is_looked_for_before_the_first_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let (odd, _) = odd(&[("a", &noise(10)), ("b", &noise(10))]).await;
+    let free = rustix::fs::statvfs(dir.path()).unwrap();
+    // Each of them would fit, both do not.
+    let claims = Some(free.f_bavail * free.f_frsize / 10 * 6);
+    let places = Places::new().bucket("models", Odd { claims, ..odd.clone() });
+    let assets = Assets::below(dir.path()).file("a", reference("s3://models/a")).file("b", reference("s3://models/b"));
+    refused(assets.fetch(&places).await, Fault::Invalid, "2 files need");
+    assert_eq!(odd.reads.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_model_loads_them_on_a_thread_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (_, places) = runtime.block_on(odd(&[("w", &noise(1000))]));
+    let assets = Assets::below(dir.path()).file("weights", reference("s3://models/w"));
+    let folder = std::thread::spawn(move || assets.fetch_blocking(&places)).join().unwrap().unwrap();
+    assert_eq!(fs::read(folder.join("weights")).unwrap(), noise(1000));
+}
