@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream::{self, BoxStream, Stream};
 use futures_util::{StreamExt, TryStreamExt};
 use http::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION, RANGE,
@@ -141,15 +141,30 @@ impl Https {
         Err(Error::invalid(format_args!("more than {} redirects", self.redirects)))
     }
 
-    /// Writes `content` to a URL by PUT, once: whoever calls tries again, since bytes of a stream are gone.
-    pub(super) async fn put(&self, url: &Uri, content: Content, mode: &Put) -> Result<Outcome> {
+    /// Writes `content` to a URL by PUT, as often as the budget of tries allows; a stream once, since its bytes are gone.
+    pub(super) async fn put(&self, url: &Uri, mut content: Content, mode: &Put) -> Result<Outcome> {
+        let mut budget = Budget::default();
+        loop {
+            let again = content.again();
+            match (self.put_once(url, content, mode).await, again) {
+                (Err(why), Some(again)) => {
+                    sleep(budget.spend(why, 0)?).await;
+                    content = again;
+                }
+                (done, _) => return done,
+            }
+        }
+    }
+
+    async fn put_once(&self, url: &Uri, content: Content, mode: &Put) -> Result<Outcome> {
         let mut headers = own_headers();
         match mode {
             Put::Overwrite => {}
             Put::Create => _ = headers.insert(IF_NONE_MATCH, http::HeaderValue::from_static("*")),
             Put::Match(version) => _ = headers.insert(IF_MATCH, version.as_str().parse().or_invalid()?),
         }
-        let (mut content, len) = content.measured().await?;
+        let progress = content.progress.clone();
+        let (len, mut content) = content.measured().await?;
         if let Some(len) = len {
             headers.insert(CONTENT_LENGTH, len.into());
         }
@@ -174,7 +189,11 @@ impl Https {
         let version = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default();
         match response.status() {
             StatusCode::PRECONDITION_FAILED => Ok(Outcome::Conflict),
-            status if status.is_success() => Ok(Outcome::Stored(Version::new(version))),
+            status if status.is_success() => {
+                progress.expect(len.unwrap_or_default());
+                progress.moved(len.unwrap_or_default());
+                Ok(Outcome::Stored(Version::new(version)))
+            }
             status => Err(refused(status)),
         }
     }
@@ -338,7 +357,7 @@ impl Page {
         if length(body.headers())?.is_some_and(|given| given != expected) {
             return Err(Error::invalid("the server's Content-Length and Content-Range contradict each other"));
         }
-        let body = paced(body.into_body(), Some(expected), expected);
+        let body = paced(body.into_body().into_data_stream(), Some(expected), expected);
         Ok(Opened::Found(Reading { len, version, checksum: None, range, body }))
     }
 
@@ -411,7 +430,7 @@ impl Page {
         if len.is_none() && !response.headers().contains_key(TRANSFER_ENCODING) {
             return Err(Error::invalid("the server says neither how long it is nor where it ends"));
         }
-        Ok(paced(plain(response)?.into_body(), len, most))
+        Ok(paced(plain(response)?.into_body().into_data_stream(), len, most))
     }
 }
 
@@ -448,10 +467,14 @@ fn plain(response: Response<Incoming>) -> Result<Response<Incoming>> {
 }
 
 /// The bytes of an answer, `expected` of them where that is known and `most` in any case, at the least pace.
-fn paced(body: Incoming, expected: Option<u64>, most: u64) -> BoxStream<'static, Result<Bytes>> {
+fn paced<E: std::error::Error + Send + Sync + 'static>(
+    body: impl Stream<Item = std::result::Result<Bytes, E>> + Send + Unpin + 'static,
+    expected: Option<u64>,
+    most: u64,
+) -> BoxStream<'static, Result<Bytes>> {
     let pace = Pace { began: Instant::now(), bytes: 0 };
     let came = 0;
-    stream::try_unfold((body.into_data_stream(), pace, came), move |(mut body, mut pace, mut came)| async move {
+    stream::try_unfold((body, pace, came), move |(mut body, mut pace, mut came)| async move {
         let Some(some) = body.next().await else {
             return match expected {
                 Some(expected) if came < expected => {
@@ -517,4 +540,67 @@ fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
 /// The whole length in `bytes */1234`.
 fn unsatisfied(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// So many bytes at once, each time after a pause, for ever.
+    fn drip(bytes: usize, pause: u64) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin {
+        Box::pin(stream::repeat(Bytes::from(vec![0; bytes])).then(move |some| async move {
+            sleep(Duration::from_secs(pause)).await;
+            Ok(some)
+        }))
+    }
+
+    async fn came(mut body: BoxStream<'static, Result<Bytes>>) -> (usize, Error) {
+        let mut came = 0;
+        loop {
+            match body.next().await {
+                Some(Ok(some)) => came += some.len(),
+                Some(Err(why)) => return (came, why),
+                None => return (came, Error::failed("it ended")),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_trickles_is_broken_off() {
+        let began = Instant::now();
+        let (bytes, why) = came(paced(drip(1, 7), None, u64::MAX)).await;
+        assert_eq!((bytes, why.fault()), (4, Fault::Transient), "{why}");
+        assert!(began.elapsed() <= WINDOW + Duration::from_secs(7));
+        // A slow one that gives what it has to goes on to its limit.
+        let (bytes, why) = came(paced(drip(16 << 10, 7), None, 10 << 20)).await;
+        assert_eq!((bytes, why.fault()), (10 << 20, Fault::Invalid), "{why}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_or_less_than_was_said_is_an_error() {
+        let (bytes, why) = came(paced(drip(100, 0), Some(250), 250)).await;
+        assert_eq!((bytes, why.to_string().as_str()), (200, "it is longer than 250 bytes"));
+        let (bytes, why) = came(paced(drip(100, 0).take(2), Some(250), 250)).await;
+        assert_eq!((bytes, why.to_string().as_str()), (200, "the answer ended after 200 bytes of 250"));
+        assert_eq!(came(paced(drip(100, 0).take(2), Some(200), 200)).await.1.to_string(), "it ended");
+    }
+
+    #[test]
+    fn redirects_lead_where_a_browser_would_go() {
+        let from: Uri = "https://h.example/a/b?c".parse().unwrap();
+        let cases = [
+            ("https://g.example/x", "https://g.example/x"),
+            ("//g.example/x", "https://g.example/x"),
+            ("/x?y", "https://h.example/x?y"),
+            ("x", "https://h.example/a/x"),
+            ("?x", "https://h.example/a/b?x"),
+            ("/x?to=https://g.example", "https://h.example/x?to=https://g.example"),
+        ];
+        for (to, expected) in cases {
+            assert_eq!(join(&from, to).unwrap().to_string(), expected);
+        }
+        assert_eq!(join(&from, ""), None);
+    }
 }

@@ -12,6 +12,7 @@
 //! jobs/123/output.json                 which attempt's files are the output, and which files these are
 //! ```
 
+use std::collections::HashSet;
 use std::fs;
 use std::future::ready;
 use std::path::{Path, PathBuf};
@@ -176,6 +177,7 @@ impl JobFolder {
     async fn download(&self) -> Result<()> {
         let prefix = format!("{}input/", self.bucket.0);
         let found = self.list(&prefix).await?;
+        can_be_files(&found)?;
         let root = self.input();
         let fetch = |meta: Meta| {
             let (root, prefix) = (root.clone(), prefix.len());
@@ -280,6 +282,18 @@ impl Limits {
         }
         Ok(())
     }
+}
+
+/// In a bucket there may be both `a` and `a/b`, on a disk not.
+fn can_be_files(found: &[Meta]) -> Result<()> {
+    let keys: HashSet<&str> = found.iter().map(|meta| meta.key.as_str()).collect();
+    for key in &keys {
+        let mut parents = key.match_indices('/').map(|(end, _)| &key[..end]);
+        if let Some(parent) = parents.find(|parent| keys.contains(parent)) {
+            return Err(Error::invalid(format_args!("{parent:?} is an object, and {key:?} wants it as a folder")));
+        }
+    }
+    Ok(())
 }
 
 async fn output(transfers: &Transfers, bucket: &Prefix) -> Result<Option<Output>> {

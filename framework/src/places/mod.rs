@@ -163,8 +163,8 @@ impl Places {
     /// Uploads `content` to where a reference names, if `mode` allows it.
     ///
     /// Where a place cannot make conditions, [`Put::Create`] looks first whether there is something, and then writes: a
-    /// rival in between is replaced. A URL is written by PUT with `If-None-Match`, which not every server heeds. It is tried
-    /// once: `Conflict` may then be about an earlier try of this same upload.
+    /// rival in between is replaced. A URL is written by PUT with `If-None-Match`, which not every server heeds, and where
+    /// `Conflict` may be about an earlier try of this same upload whose answer was lost.
     ///
     /// # Errors
     /// As for [`get`](Self::get), and whatever the content fails with.
@@ -177,7 +177,10 @@ impl Places {
             Place::Object(transfers, key) => send(transfers, key, content, mode).await,
             Place::File(local) => local.write(content, mode).await,
             #[cfg(feature = "https")]
-            Place::Url(https) => https.put(&https.check(reference.expose())?, content, &mode).await,
+            Place::Url(https) => {
+                let url = https.check(reference.expose())?;
+                https.bounded(https.put(&url, content, &mode)).await
+            }
         }
     }
 
