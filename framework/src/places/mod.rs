@@ -35,6 +35,10 @@ mod file;
 mod https;
 mod job_folder;
 mod local;
+#[cfg(feature = "https")]
+mod pace;
+#[cfg(feature = "https")]
+mod page;
 mod reference;
 mod scratch;
 #[cfg(test)]
@@ -129,7 +133,7 @@ impl Places {
                 let page = || https.page(reference.expose(), reference.to_string());
                 let ranges = https.bounded(get_from(page()?, most));
                 match ranges.await {
-                    Err(why) if why.find::<https::NoLength>().is_some() => https.bounded(page()?.collect(most)).await,
+                    Err(why) if why.find::<page::NoLength>().is_some() => https.bounded(page()?.collect(most)).await,
                     done => done,
                 }
             }
@@ -151,7 +155,7 @@ impl Places {
                 let page = || https.page(reference.expose(), reference.to_string());
                 let ranges = https.bounded(fetch_from(page()?, to, most, progress));
                 match ranges.await {
-                    Err(why) if why.find::<https::NoLength>().is_some() => {
+                    Err(why) if why.find::<page::NoLength>().is_some() => {
                         https.bounded(page()?.collect_into(to, most, progress)).await
                     }
                     done => done,
@@ -193,7 +197,7 @@ impl Places {
             #[cfg(feature = "https")]
             Place::Url(https) => match https.page(reference.expose(), reference.to_string())?.read(0..1, None).await {
                 Ok(opened) => Ok(Some(opened.found().ok_or_else(missing)?.len)),
-                Err(why) if why.find::<https::NoLength>().is_some() => Ok(None),
+                Err(why) if why.find::<page::NoLength>().is_some() => Ok(None),
                 Err(why) => Err(why),
             },
         }

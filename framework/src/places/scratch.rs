@@ -4,14 +4,17 @@
 //! next folder is made: each holds a lock, which is the kernel's and dies with the process.
 
 use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
 const PREFIX: &str = "forebay-";
 const LOCK: &str = ".lock";
+/// How often it is tried to remove a folder.
+const TRIES: usize = 10;
 
 /// A folder of its own, for this process's user alone, removed with all that is in it when this is dropped.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ impl Scratch {
             let alive = File::create_new(new.join(LOCK))?;
             alive.lock()?;
             fs::rename(&new, &path)?;
-            Ok::<_, crate::Error>(Scratch { path, _alive: alive })
+            Ok::<_, Error>(Scratch { path, _alive: alive })
         };
         make().with_context(|| format!("making a folder below {}", root.display()))
     }
@@ -45,8 +48,15 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "scratch could not be removed");
+        // A thread may be about to make a file here, for somebody who does not wait for it any more. By its old name it
+        // finds the folder no more; what it had begun by then is caught by trying again.
+        let gone = self.path.with_extension("gone");
+        let removed = fs::rename(&self.path, &gone).and_then(|()| {
+            let tries = (1..TRIES).map(|_| fs::remove_dir_all(&gone)).find(Result::is_ok);
+            tries.unwrap_or_else(|| fs::remove_dir_all(&gone))
+        });
+        if let Err(error) = removed {
+            tracing::warn!(path = %gone.display(), %error, "scratch could not be removed");
         }
     }
 }
@@ -56,8 +66,12 @@ fn sweep(root: &Path) {
     let Ok(entries) = fs::read_dir(root) else { return };
     for entry in entries.flatten() {
         let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        let lock = File::open(entry.path().join(LOCK));
-        if ours && lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+        let dead = || match File::open(entry.path().join(LOCK)) {
+            Ok(lock) => lock.try_lock().is_ok(),
+            // It had one when it got its name, so it was being removed.
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        };
+        if ours && dead() {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
