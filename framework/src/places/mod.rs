@@ -54,7 +54,9 @@ use bytes::Bytes;
 use crate::error::{Context, Error, Result};
 #[cfg(feature = "https")]
 pub use crate::net::{Guard, Network, Resolve};
-use crate::store::transfer::{Fetched, Origin, fetch_from, get_from};
+#[cfg(feature = "https")]
+use crate::store::transfer::Origin;
+use crate::store::transfer::{Fetched, fetch_from, get_from};
 use crate::store::{Conditional, Content, Key, Outcome, Progress, Put, Store, Transfers};
 use file::Local;
 use reference::To;

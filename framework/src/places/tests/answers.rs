@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rustls::crypto::ring;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -166,7 +167,7 @@ async fn what_breaks_off_or_contradicts_itself_is_never_taken_for_whole() {
         "503 Slow Down; content-length: 10",
         "nonsense",
     ];
-    for head in heads {
+    let never = heads.map(async |head| {
         let server = Server::new(move |_| Answer::new(head, "0123456789")).await;
         let places = Places::new().https(Https::new(server.guard()).within(Duration::from_secs(1)));
         let dir = tempfile::tempdir().unwrap();
@@ -174,7 +175,8 @@ async fn what_breaks_off_or_contradicts_itself_is_never_taken_for_whole() {
         refused(fetched, Fault::Transient, "http://127.0.0.1");
         assert!(server.asked().len() > 1, "{head}: it is tried again");
         assert!(!dir.path().join("a").exists());
-    }
+    });
+    join_all(never).await;
 }
 
 #[tokio::test]
