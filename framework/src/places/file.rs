@@ -8,6 +8,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt};
@@ -28,20 +29,20 @@ pub(super) struct Local {
 }
 
 impl Local {
-    fn open(&self) -> Result<Option<(File, u64, Version)>> {
+    fn open(&self) -> Result<Option<(File, u64, Version, SystemTime)>> {
         let Some(file) = local::open_below(&self.root, &self.key)? else {
             return Ok(None);
         };
         let found = file.metadata()?;
         let (len, changed) = (found.len(), (found.mtime(), found.mtime_nsec()));
         let version = Version::new(format!("{}-{}-{len}-{}.{}", found.dev(), found.ino(), changed.0, changed.1));
-        Ok(Some((file, len, version)))
+        Ok(Some((file, len, version, found.modified()?)))
     }
 
     /// Its length, where it is there.
     pub(super) async fn len(&self) -> Result<Option<u64>> {
         let this = self.clone();
-        Ok(blocking(move || this.open()).await?.map(|(_, len, _)| len))
+        Ok(blocking(move || this.open()).await?.map(|(_, len, ..)| len))
     }
 
     /// Writes the file if `mode` allows it; directories on the way are made.
@@ -70,7 +71,7 @@ impl Origin for Local {
     fn read<'a>(&'a self, range: Range<u64>, of: Option<&'a Version>) -> BoxFuture<'a, Result<Opened>> {
         let this = self.clone();
         Box::pin(async move {
-            let Some((file, len, version)) = blocking(move || this.open()).await? else {
+            let Some((file, len, version, modified)) = blocking(move || this.open()).await? else {
                 return Ok(Opened::Missing);
             };
             if of.is_some_and(|of| *of != version) {
@@ -78,7 +79,7 @@ impl Origin for Local {
             }
             let range = range.start.min(len)..range.end.min(len);
             let body = pieces(file, 0, range.clone()).boxed();
-            Ok(Opened::Found(Reading { len, version, checksum: None, range, body }))
+            Ok(Opened::Found(Reading { len, version, checksum: None, modified, range, body }))
         })
     }
 

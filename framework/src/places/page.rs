@@ -10,12 +10,15 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, RANGE, TRANSFER_ENCODING};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, LAST_MODIFIED, RANGE, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -99,7 +102,8 @@ impl Page {
             StatusCode::RANGE_NOT_SATISFIABLE if ranged && of.is_none() => self.open_whole().await,
             StatusCode::RANGE_NOT_SATISFIABLE if unsatisfied(response.headers()) == Some(range.start) => {
                 let (len, version, body) = (range.start, of.cloned().unwrap_or(version), stream::empty().boxed());
-                Ok(Opened::Found(Reading { len, version, checksum: None, range: len..len, body }))
+                let modified = modified(response.headers());
+                Ok(Opened::Found(Reading { len, version, checksum: None, modified, range: len..len, body }))
             }
             StatusCode::PRECONDITION_FAILED if of.is_some() => Ok(Opened::Changed),
             StatusCode::RANGE_NOT_SATISFIABLE => Ok(Opened::Changed),
@@ -120,8 +124,9 @@ impl Page {
         if length(body.headers())?.is_some_and(|given| given != expected) {
             return Err(Error::invalid("the server's Content-Length and Content-Range contradict each other"));
         }
+        let modified = modified(body.headers());
         let body = paced(body.into_body().into_data_stream(), Some(expected), expected);
-        Ok(Opened::Found(Reading { len, version, checksum: None, range, body }))
+        Ok(Opened::Found(Reading { len, version, checksum: None, modified, range, body }))
     }
 
     /// All of it into memory, though nobody says how long it is.
@@ -231,6 +236,12 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>> {
         None => Ok(None),
         Some(text) => parse(text).map(Some).ok_or_else(|| Error::invalid("the server's Content-Length is no number")),
     }
+}
+
+/// When it was written, as the server says; else now.
+fn modified(headers: &HeaderMap) -> SystemTime {
+    let said = headers.get(LAST_MODIFIED).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+    said.unwrap_or_else(SystemTime::now)
 }
 
 /// `bytes 0-99/1234`, as the range and the whole length.
