@@ -11,15 +11,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::{Instant, interval, interval_at, sleep};
 use tracing::info;
 
 use super::file::blocking;
 use super::{Places, Reference, local};
 use crate::error::{Context, Error, Result};
 use crate::store::{Key, Progress};
+use crate::telemetry::AssetMeter;
 
-/// How often it is said how far it is.
+/// How often it is measured how far it is.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// How often it is said.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 /// How often a worker looks whether another is done.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -28,8 +31,8 @@ const WITHIN: Duration = Duration::from_secs(6 * 3600);
 
 /// Files to be there before the first job, in a folder of the local disk.
 ///
-/// Fetch them where a model is loaded: the worker is not ready until then, its probes say so, and the log says every 5 s
-/// how far it is. A download that was cut off, even by a kill, goes on where it was.
+/// Fetch them where a model is loaded: the worker is not ready until then, its probes say so, and metrics and a line of
+/// the log every 5 s say how far it is. A download that was cut off, even by a kill, goes on where it was.
 ///
 /// ```no_run
 /// use forebay::places::{Assets, Places};
@@ -70,6 +73,7 @@ struct Asset {
 /// What was fetched, in `.name.fetched` beside the file: what it has to be found as again.
 #[derive(Serialize, Deserialize)]
 struct Record {
+    /// The SHA-256 of the reference, which may hold a secret.
     from: String,
     len: u64,
     sha256: String,
@@ -82,7 +86,8 @@ impl Assets {
     }
 
     /// The file `name` (a path below the folder) is what `from` leads to. It is checked against what the store says of its
-    /// bytes, where it does, and whenever it is found again against what it was when it was fetched.
+    /// bytes, where it does, and whenever it is found again against what it was when it was fetched. A presigned URL is
+    /// another one each time: pin such a file, or it is fetched at each start.
     pub fn file(mut self, name: impl Into<String>, from: Reference) -> Self {
         self.files.push(Asset { name: name.into(), from, sha256: None });
         self
@@ -148,13 +153,17 @@ impl Assets {
             Ok(())
         };
         tokio::pin!(fetching);
-        let mut say = interval_at(began + SAY_EVERY, SAY_EVERY);
-        loop {
+        let meter = AssetMeter::new();
+        let (mut measure, mut say) = (interval(MEASURE_EVERY), interval_at(began + SAY_EVERY, SAY_EVERY));
+        let done = loop {
             tokio::select! {
-                done = &mut fetching => return done,
+                done = &mut fetching => break done,
+                _ = measure.tick() => meter.set(self.progress.done(), self.progress.total()),
                 _ = say.tick() => self.say(began),
             }
-        }
+        };
+        meter.set(self.progress.done(), self.progress.total());
+        done
     }
 
     fn say(&self, began: Instant) {
@@ -223,6 +232,10 @@ impl Asset {
         local::check(&key).map(|()| key)
     }
 
+    fn from_hash(&self) -> String {
+        hex(Sha256::digest(self.from.expose()))
+    }
+
     /// Whether the file is there, and is what it should be.
     fn is_there(&self, folder: &Path) -> Result<bool> {
         let key = self.key()?;
@@ -232,7 +245,7 @@ impl Asset {
         let len = file.metadata()?.len();
         let record = fs::read(record(&folder.join(key.as_str()))).ok();
         let record: Option<Record> = record.and_then(|text| serde_json::from_slice(&text).ok());
-        let fits = |record: &Record| record.from == self.from.to_string() && record.len == len;
+        let fits = |record: &Record| record.from == self.from_hash() && record.len == len;
         let wanted = match &self.sha256 {
             Some(sha256) => sha256.clone(),
             None => match record.filter(fits) {
@@ -255,7 +268,7 @@ impl Asset {
         }
         file.sync_all()?;
         fs::rename(new, path)?;
-        let text = serde_json::to_vec(&Record { from: self.from.to_string(), len, sha256 })?;
+        let text = serde_json::to_vec(&Record { from: self.from_hash(), len, sha256 })?;
         // Without it the file is fetched again, so it need not be there at the same moment.
         Ok(fs::write(record(path), text)?)
     }
@@ -283,5 +296,9 @@ fn hash(mut file: impl Read) -> Result<String> {
             read => hash.update(&buffer[..read]),
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(hash.finalize()))
+}
+
+fn hex(hash: impl AsRef<[u8]>) -> String {
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -16,22 +16,18 @@ use std::collections::HashSet;
 use std::fs;
 use std::future::ready;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
 use super::file::blocking;
 use super::scratch::Scratch;
-use super::{Places, Reference, local, send};
+use super::{Places, Reference, local, send, within};
 use crate::error::{Context, Error, Result};
 use crate::store::{Content, Key, Meta, Outcome, Put, Transfers};
 
 /// Files that are moved at once, each of them in ranges.
 const AT_ONCE: usize = 8;
-/// One request to the store, other than for the bytes of files.
-const WITHIN: Duration = Duration::from_secs(60);
 /// Objects in one page of a list.
 const PAGE: usize = 1000;
 /// Directories in directories of an output.
@@ -302,11 +298,6 @@ async fn output(transfers: &Transfers, bucket: &Prefix) -> Result<Option<Output>
         return Ok(None);
     };
     serde_json::from_slice(&found.bytes).map(Some).with_context(|| format!("reading {key}"))
-}
-
-async fn within<T>(request: impl Future<Output = Result<T>>) -> Result<T> {
-    let late = |_| Err(Error::transient(format_args!("no answer within {WITHIN:?}")));
-    timeout(WITHIN, request).await.unwrap_or_else(late)
 }
 
 /// The files below a folder and their lengths. Anything that is neither file nor directory is refused: a link could lead

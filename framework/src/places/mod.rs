@@ -48,8 +48,10 @@ mod upload;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use crate::error::{Context, Error, Result};
 #[cfg(feature = "https")]
@@ -69,6 +71,9 @@ pub use job_folder::{Finished, JobFolder, Limits, Output};
 pub use reference::Reference;
 pub use scratch::TempFile;
 pub use upload::{Upload, Uploaded};
+
+/// Longest wait for one request, other than for the bytes of an object.
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// What references may name. Nothing else is reachable; empty at first. Cheap to clone.
 ///
@@ -256,10 +261,16 @@ async fn send(transfers: &Transfers, key: &Key, content: Content, mode: Put) -> 
     if mode != Put::Create || transfers.store().conditional() != Conditional::None {
         return transfers.send(key, content, mode).await;
     }
-    match transfers.store().head(key).await? {
+    match within(transfers.store().head(key)).await? {
         Some(_) => Ok(Outcome::Conflict),
         None => transfers.send(key, content, Put::Overwrite).await,
     }
+}
+
+/// One request, other than for the bytes of an object.
+async fn within<T>(request: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Err(Error::transient(format_args!("no answer within {WITHIN:?}")));
+    timeout(WITHIN, request).await.unwrap_or_else(late)
 }
 
 impl std::fmt::Debug for Places {

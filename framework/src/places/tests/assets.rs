@@ -103,6 +103,7 @@ async fn what_is_there_and_as_it_should_be_is_not_asked_for_again() {
     assert_eq!(fs::read(folder.join("weights")).unwrap(), weights);
     assert_eq!(fs::read(folder.join("sub/config.json")).unwrap(), config);
     assert_eq!(odd.reads.load(Ordering::SeqCst), 2 * reads);
+    assert!(fs::read_to_string(folder.join("sub/.config.json.fetched")).unwrap().contains(&sha256(b"s3://models/c")));
     let other = Assets::below(&folder).file("sub/config.json", reference("s3://models/w"));
     other.fetch(&places).await.unwrap();
     assert_eq!(fs::read(folder.join("sub/config.json")).unwrap(), weights);
