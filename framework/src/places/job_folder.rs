@@ -65,7 +65,7 @@ impl Default for Limits {
 /// std::fs::write(folder.output().join("b.txt"), text.to_uppercase())?;
 /// let finished = folder.finish().await?;
 /// assert_eq!(finished.output.files[0].name, "b.txt");
-/// # forebay::Result::Ok(()) }).unwrap();
+/// # forebay::Result::<()>::Ok(()) }).unwrap();
 /// ```
 pub struct JobFolder {
     transfers: Transfers,
