@@ -93,7 +93,8 @@ impl Places {
         Self::default()
     }
 
-    /// `s3://name/...` are the objects of `store`, whatever store that is.
+    /// `s3://name/...` are the objects of `store`, whatever store that is. Where it shows a part of a bucket only, keys are
+    /// counted from there.
     pub fn bucket(mut self, name: impl Into<String>, store: impl Store) -> Self {
         Arc::make_mut(&mut self.buckets).insert(name.into(), Transfers::new(store));
         self

@@ -22,7 +22,9 @@ fn reference(text: impl AsRef<str>) -> Reference {
 /// Bytes that are at each place others than at the next.
 fn noise(len: usize) -> Bytes {
     let mut random = fastrand::Rng::with_seed(7);
-    std::iter::repeat_with(|| random.u8(..)).take(len).collect()
+    let mut bytes = vec![0; len];
+    random.fill(&mut bytes);
+    bytes.into()
 }
 
 /// An error of this fault that says this, and nothing secret.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::store::{Meta, Object, Opened, Page, Version};
@@ -19,6 +20,8 @@ struct Odd {
     /// Ranges that are given whole before the others hang for ever.
     gives: Arc<AtomicUsize>,
     claims: Option<u64>,
+    /// What has to be open before anything is read.
+    gate: Option<Arc<Semaphore>>,
 }
 
 impl Store for Odd {
@@ -32,6 +35,9 @@ impl Store for Odd {
         self.reads.fetch_add(1, Ordering::SeqCst);
         let gives = self.gives.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         Box::pin(async move {
+            if let Some(gate) = &self.gate {
+                gate.acquire().await.unwrap().forget();
+            }
             let mut opened = self.memory.read(key, range, of).await?;
             if let (Opened::Found(reading), false) = (&mut opened, gives) {
                 reading.body = stream::pending().boxed();
@@ -199,4 +205,41 @@ async fn a_model_loads_them_on_its_own_thread() {
     let load = move || Ok(Echo(fs::metadata(assets.fetch_blocking(&places)?.join("weights"))?.len()));
     let pipeline = crate::Pipeline::new().gpu("echo", crate::Batching::items(1), load);
     assert_eq!(pipeline.start().await.unwrap().call(1).await.unwrap(), 1001);
+}
+
+#[cfg(feature = "http")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_not_ready_before_they_are_there() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let dir = tempfile::tempdir().unwrap();
+    let (odd, _) = odd(&[("w", &noise(1000))]).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let places = Places::new().bucket("models", Odd { gate: Some(Arc::clone(&gate)), ..odd.clone() });
+    let assets = Assets::below(dir.path()).file("weights", reference("s3://models/w"));
+    let load = move || Ok(Echo(fs::metadata(assets.fetch_blocking(&places)?.join("weights"))?.len()));
+    let pipeline = crate::Pipeline::new().gpu("echo", crate::Batching::items(1), load);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let http = crate::source::http::Http::on(listener).unwrap();
+    let worker = tokio::spawn(crate::Worker::new(pipeline).source(http).run_once());
+    let ask = async |path: &str| {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    while odd.reads.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let ready = ask("/health/ready").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("starting"), "{ready}");
+    assert!(ask("/health/live").await.starts_with("HTTP/1.1 200"));
+    gate.add_permits(1);
+    while !ask("/health/ready").await.starts_with("HTTP/1.1 200") {
+        tokio::task::yield_now().await;
+    }
+    worker.abort();
 }
