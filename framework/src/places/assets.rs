@@ -232,7 +232,7 @@ impl Asset {
         local::check(&key).map(|()| key)
     }
 
-    fn from_hash(&self) -> String {
+    fn reference_hash(&self) -> String {
         hex(Sha256::digest(self.from.expose()))
     }
 
@@ -245,7 +245,7 @@ impl Asset {
         let len = file.metadata()?.len();
         let record = fs::read(record(&folder.join(key.as_str()))).ok();
         let record: Option<Record> = record.and_then(|text| serde_json::from_slice(&text).ok());
-        let fits = |record: &Record| record.from == self.from_hash() && record.len == len;
+        let fits = |record: &Record| record.from == self.reference_hash() && record.len == len;
         let wanted = match &self.sha256 {
             Some(sha256) => sha256.clone(),
             None => match record.filter(fits) {
@@ -268,7 +268,7 @@ impl Asset {
         }
         file.sync_all()?;
         fs::rename(new, path)?;
-        let text = serde_json::to_vec(&Record { from: self.from_hash(), len, sha256 })?;
+        let text = serde_json::to_vec(&Record { from: self.reference_hash(), len, sha256 })?;
         // Without it the file is fetched again, so it need not be there at the same moment.
         Ok(fs::write(record(path), text)?)
     }
