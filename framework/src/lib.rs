@@ -6,6 +6,7 @@
 //! * [`Worker`]: pipelines fed by [sources](source), until they end or the process is told to stop.
 //! * [`Error`] and its four [faults](Fault): the one thing to say of a failure is whose fault it is.
 //! * [`store`]: objects by key, for results and checkpoints.
+//! * [`places`]: what a job names instead of carrying it: references, and what they may lead to.
 //!
 //! # An example
 //! ```
@@ -38,7 +39,8 @@
 //! * `http`: the sources `Http`, a server whose requests are jobs, and `Deferred`, jobs whose callers do not wait.
 //! * `node`: checks of the node before work and while at it, and a way to leave one that is unfit.
 //! * `openapi`: `Http` with `GET /openapi.json`, which describes the service by your own types.
-//! * `sqs`: the source `Sqs`, queues of Amazon SQS.
+//! * `s3`: the store `S3`, objects in Amazon S3 and what speaks its protocol.
+//! * `https`: references to `https://`, kept out of your network.
 //! * `webhook`: signed messages to URLs that others name, kept out of your network.
 //! * `sqs`: Amazon SQS.
 //! * `testing`: conformance suites for your own sources and stores, and with `sqs` a fake SQS.
@@ -51,9 +53,12 @@ mod flow;
 mod gpu;
 mod job;
 mod model;
+#[cfg(feature = "https")]
+mod net;
 #[cfg(feature = "node")]
 pub mod node;
 mod pipeline;
+pub mod places;
 mod pool;
 pub mod source;
 pub mod store;

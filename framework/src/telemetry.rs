@@ -117,6 +117,11 @@ impl SpoolMeter {
     }
 }
 
+/// Bytes that are there of the files that a worker fetches before its first job ([`Assets`](crate::places::Assets)).
+pub const ASSET_BYTES: &str = "forebay_asset_bytes";
+/// Bytes that these files have, as far as they have been begun.
+pub const ASSET_TOTAL_BYTES: &str = "forebay_asset_total_bytes";
+
 /// The meters of one stage.
 #[derive(Clone)]
 pub(crate) struct StageMeter {
@@ -157,6 +162,23 @@ impl StageMeter {
     /// How long the stage works on a job.
     pub(crate) fn pace(&self) -> Arc<Pace> {
         self.pace.clone()
+    }
+}
+
+/// How far the files are that have to be there before the first job.
+pub(crate) struct AssetMeter {
+    done: Gauge,
+    total: Gauge,
+}
+
+impl AssetMeter {
+    pub(crate) fn new() -> Self {
+        AssetMeter { done: gauge!(ASSET_BYTES), total: gauge!(ASSET_TOTAL_BYTES) }
+    }
+
+    pub(crate) fn set(&self, done: u64, total: u64) {
+        self.done.set(done as f64);
+        self.total.set(total as f64);
     }
 }
 

@@ -12,7 +12,7 @@ const LONGEST: usize = Key::MAX_LEN - "a/prefix/".len();
 
 async fn open(server: &Server, prefix: &str, conditional: Conditional) -> S3 {
     let uploads = std::env::temp_dir().join(format!("forebay-tests-uploads-{}", std::process::id()));
-    let settings = S3::new(format!("s3://{S3_BUCKET}/{prefix}")).endpoint(server.endpoint()).region(S3_REGION);
+    let settings = S3::at(format!("s3://{S3_BUCKET}/{prefix}")).endpoint(server.endpoint()).region(S3_REGION);
     let settings = settings.keys(S3_KEYS.0, S3_KEYS.1).uploads(uploads);
     let settings = if conditional == Conditional::None { settings.without_conditions() } else { settings };
     settings.open().await.expect("the bucket opens")

@@ -62,6 +62,30 @@ impl Content {
         self
     }
 
+    /// The same once more, if its bytes are not gone once they are read.
+    #[cfg_attr(not(feature = "https"), expect(dead_code, reason = "for places that are no store"))]
+    pub(crate) fn again(&self) -> Option<Content> {
+        let body = match &self.body {
+            Body::Bytes(bytes) => Body::Bytes(bytes.clone()),
+            Body::File(path) => Body::File(path.clone()),
+            Body::Stream(_) => return None,
+        };
+        Some(Content { body, progress: self.progress.clone() })
+    }
+
+    /// How many bytes it has, where that is known, and these piece by piece, without counting them.
+    #[cfg_attr(not(feature = "https"), expect(dead_code, reason = "for places that are no store"))]
+    pub(crate) async fn measured(self) -> Result<(Option<u64>, BoxStream<'static, Result<Bytes>>)> {
+        match self.body {
+            Body::Bytes(bytes) => Ok((Some(bytes.len() as u64), stream::iter([Ok(bytes)]).boxed())),
+            Body::File(path) => {
+                let (file, len) = open(&path).await?;
+                Ok((Some(len), pieces(file, 0, 0..len).boxed()))
+            }
+            Body::Stream(stream) => Ok((None, stream)),
+        }
+    }
+
     /// The bytes piece by piece, in order; what they are in all is expected in the progress, where it is known.
     pub(crate) async fn pieces(self) -> Result<(BoxStream<'static, Result<Bytes>>, Progress)> {
         let Content { body, progress } = self;

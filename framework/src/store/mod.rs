@@ -6,10 +6,10 @@
 //! `write`); [`Transfers`] moves whole files, fast and in parts.
 
 mod checksum;
-mod content;
+pub(crate) mod content;
 mod fs;
 mod memory;
-mod progress;
+pub(crate) mod progress;
 mod reading;
 #[cfg(feature = "s3")]
 mod s3;

@@ -19,9 +19,6 @@
 //! # Ok(()) }
 //! ```
 
-mod connect;
-mod guard;
-mod network;
 mod sign;
 #[cfg(test)]
 mod tests;
@@ -33,18 +30,15 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use rustls::ClientConfig;
-use rustls::crypto::ring;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Classify, Context, Error, Fault, Result};
+use crate::net::{self, Refused, System, public_roots, shown};
 
-pub use connect::Resolve;
-pub use guard::Guard;
-pub use network::Network;
+pub use crate::net::{Guard, Network, Resolve};
 pub use sign::{Headers, ID, SIGNATURE, Secret, TIMESTAMP, TOLERANCE, sign, verify};
 
 // Part of a signature.
@@ -69,7 +63,7 @@ pub struct Webhook {
     deadline: Duration,
 }
 
-type HttpClient = Client<HttpsConnector<connect::Connector>, Full<Bytes>>;
+type HttpClient = Client<net::Connector, Full<Bytes>>;
 
 /// How an attempt ended.
 #[derive(Clone, Debug)]
@@ -96,7 +90,7 @@ impl Webhook {
         if secrets.is_empty() {
             return Err(Error::invalid("webhook: no secret to sign with"));
         }
-        let client = client(guard.clone(), Arc::new(connect::System), public_roots());
+        let client = client(guard.clone(), Arc::new(System), public_roots());
         Ok(Webhook { client, guard, secrets, deadline: DEADLINE })
     }
 
@@ -142,14 +136,14 @@ impl Webhook {
         let end = Instant::now() + self.deadline;
         let url: Uri = url.parse().or_invalid().context("a webhook's url")?;
         self.guard.check_url(&url)?;
-        let to = format!("webhook to {}", guard::shown(&url));
+        let to = format!("webhook to {}", shown(&url));
         let request = self.request(url, id, timestamp, body)?;
         let (head, body) = match timeout_at(end, self.client.request(request)).await {
             Ok(Ok(response)) => response.into_parts(),
             Ok(Err(error)) => {
                 let error = Error::new(Fault::Transient, error);
-                return match error.find::<guard::Refused>() {
-                    Some(refused) => Err(Error::invalid(refused)),
+                return match error.find::<Refused>() {
+                    Some(refused) => Err(Error::invalid(format_args!("webhook to {refused}"))),
                     None => Ok(Sent::Again { after: None, why: error.context(to) }),
                 };
             }
@@ -183,18 +177,8 @@ impl Webhook {
     }
 }
 
-fn public_roots() -> ClientConfig {
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring has cipher suites for TLS 1.2 and 1.3")
-        .with_webpki_roots()
-        .with_no_client_auth()
-}
-
 fn client(guard: Guard, resolver: Arc<dyn Resolve>, tls: ClientConfig) -> HttpClient {
-    let connector = connect::Connector { guard, resolver };
-    let connector =
-        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector);
+    let connector = net::connector(guard, resolver, tls);
     Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).http1_max_buf_size(HEAD).build(connector)
 }
 

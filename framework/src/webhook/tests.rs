@@ -2,18 +2,19 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, pending};
+use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::net::tricks::{Rogue, Witness};
 
 mod ssrf;
 
@@ -49,56 +50,6 @@ fn why(sent: Result<Sent>) -> String {
     match sent.unwrap() {
         Sent::Again { why, .. } => why.to_string(),
         other => panic!("{other:?}"),
-    }
-}
-
-/// A resolver that gives one answer after the other, whatever the name, and the last one for ever.
-#[derive(Clone)]
-struct Rogue {
-    answers: Arc<[Vec<IpAddr>]>,
-    asked: Arc<AtomicUsize>,
-}
-
-impl Rogue {
-    fn new(answers: &[&[&str]]) -> Self {
-        let addresses = |answer: &&[&str]| answer.iter().map(|address| address.parse().unwrap()).collect();
-        Rogue { answers: answers.iter().map(addresses).collect(), asked: Arc::default() }
-    }
-
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
-    }
-}
-
-impl Resolve for Rogue {
-    fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
-        let turn = self.asked.fetch_add(1, Ordering::SeqCst);
-        let answer = self.answers[turn.min(self.answers.len() - 1)].clone();
-        Box::pin(async { Ok(answer) })
-    }
-}
-
-/// A listener on every address of this machine that must see no connection.
-struct Witness(TcpListener);
-
-impl Witness {
-    async fn new() -> Self {
-        let both = TcpListener::bind("[::]:0").await;
-        Witness(match both {
-            Ok(listener) => listener,
-            Err(_) => TcpListener::bind("0.0.0.0:0").await.unwrap(),
-        })
-    }
-
-    fn port(&self) -> u16 {
-        self.0.local_addr().unwrap().port()
-    }
-
-    /// Connections are accepted in the order in which they came: if ours is first, there was no other.
-    async fn saw_nothing(self) {
-        let ours = TcpStream::connect(("127.0.0.1", self.port())).await.unwrap();
-        let (_, first) = self.0.accept().await.unwrap();
-        assert_eq!(first.port(), ours.local_addr().unwrap().port());
     }
 }
 

@@ -4,7 +4,7 @@
 //! use forebay::store::{Content, Key, Put, S3, Store};
 //!
 //! # async fn upload() -> forebay::Result<()> {
-//! let results = S3::new("s3://results/team-a").region("eu-central-1").open().await?;
+//! let results = S3::at("s3://results/team-a").region("eu-central-1").open().await?;
 //! let report = Content::file("/data/report.pdf");
 //! results.write(&Key::new("2030/report.pdf")?, report, Put::Create).await?;
 //! # Ok(()) }
@@ -94,7 +94,7 @@ struct Inner {
 impl S3 {
     /// The bucket and the prefix that `url` names, as in `s3://bucket` or `s3://bucket/some/prefix`, to be
     /// [opened](S3Settings::open).
-    pub fn new(url: impl Into<String>) -> S3Settings {
+    pub fn at(url: impl Into<String>) -> S3Settings {
         S3Settings::new(url.into())
     }
 

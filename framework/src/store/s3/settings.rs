@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_url_names_a_bucket_and_a_prefix() {
-        let place = |url: &str| S3::new(url).place().map_err(|why| why.to_string());
+        let place = |url: &str| S3::at(url).place().map_err(|why| why.to_string());
         assert_eq!(place("s3://bucket"), Ok(("bucket".to_owned(), String::new())));
         assert_eq!(place("s3://bucket/"), Ok(("bucket".to_owned(), String::new())));
         assert_eq!(place("s3://bucket/a/b/"), Ok(("bucket".to_owned(), "a/b/".to_owned())));
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn keys_are_in_no_text() {
-        let settings = S3::new("s3://bucket").keys("id", "very-secret");
+        let settings = S3::at("s3://bucket").keys("id", "very-secret");
         assert!(!format!("{settings:?}").contains("very-secret"));
         let why = check("https://user:very-secret@host").unwrap_err().to_string();
         assert!(!why.contains("very-secret"));

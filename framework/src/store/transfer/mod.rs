@@ -25,7 +25,7 @@ pub(crate) use lanes::Lane;
 pub(crate) use lanes::Lanes;
 pub use origin::Origin;
 use origin::Stored;
-#[cfg(feature = "s3")]
+#[cfg(any(feature = "https", feature = "s3"))]
 pub(crate) use retry::{Budget, MOVES_WITHIN};
 pub use spool::{Backlog, Spool};
 

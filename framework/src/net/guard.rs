@@ -1,4 +1,4 @@
-//! Where a webhook may go: the URLs and addresses that [`Guard`] lets through.
+//! Where a request may go: the URLs and addresses that [`Guard`] lets through.
 //!
 //! Whoever hands in a job may name any URL, and the worker stands inside a network that they do not. So everything is
 //! refused that is not on the public internet, unless it was opened. This file judges, and looks nothing up; that the
@@ -14,7 +14,7 @@ use http::Uri;
 use super::network::Network;
 use crate::error::{Error, Fault, Result};
 
-/// Decides which URLs and addresses a webhook may reach.
+/// Decides which URLs and addresses a request may reach.
 ///
 /// By default: `https`, ports 80 and 443, public unicast addresses. What is public follows the IANA registries of
 /// special-purpose addresses (RFC 6890), read strictly: loopback, private, shared (CGNAT), link-local with the metadata
@@ -34,7 +34,7 @@ impl Guard {
         Self::default()
     }
 
-    /// Also lets through the addresses in `networks`, for receivers in a private network. Adds to what is open already.
+    /// Also lets through the addresses in `networks`, for hosts in a private network. Adds to what is open already.
     ///
     /// Open as little as possible: whoever names a URL can then reach all of it, on the allowed ports.
     pub fn open_to(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
@@ -48,13 +48,13 @@ impl Guard {
         self
     }
 
-    /// Also lets through `http://`: the payload is signed then, but anyone on the way can read it.
+    /// Also lets through `http://`: anyone on the way can read it then, and change what is not signed.
     pub fn plain_http(mut self) -> Self {
         self.plain_http = true;
         self
     }
 
-    /// Whether a webhook may be sent to this address.
+    /// Whether a request may go to this address.
     pub fn allows(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.open.iter().any(|network| network.contains(address))
@@ -189,7 +189,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 /// The guard's no, which is found again behind the errors of the HTTP client.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     url: String,
     why: &'static str,
 }
@@ -202,7 +202,7 @@ impl Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "webhook to {}: {}", self.url, self.why)
+        write!(f, "{}: {}", self.url, self.why)
     }
 }
 
@@ -210,7 +210,7 @@ impl StdError for Refused {}
 
 /// What messages may say of a URL: no user, path or query, since each can be a secret; shortened, since a host that is
 /// refused can be of any length.
-pub(super) fn shown(url: &Uri) -> String {
+pub(crate) fn shown(url: &Uri) -> String {
     let host: String = url.host().unwrap_or_default().chars().take(80).collect();
     let port = url.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{host}{port}", url.scheme_str().unwrap_or_default())

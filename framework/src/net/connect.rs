@@ -1,4 +1,4 @@
-//! How a webhook gets its connection: look the name up once, judge every address, dial just these.
+//! How a request gets its connection: look the name up once, judge every address, dial just these.
 //!
 //! A name that is checked first and looked up again for the connection can change in between. So this connector is the
 //! only one that looks up, and what it dials are the addresses that the guard has seen. One address that is refused
@@ -25,7 +25,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// Each address gets its part of that, but no less than this.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
-/// Looks names up for a [`Webhook`](super::Webhook); the default asks the operating system.
+/// Looks names up; the default asks the operating system.
 ///
 /// One question is asked per connection, and what is answered is judged by the guard, so an implementation need not
 /// judge. Its future may be dropped at any time.
@@ -39,7 +39,7 @@ pub trait Resolve: Send + Sync + 'static {
 }
 
 /// The resolver of the operating system, on tokio's threads for blocking calls.
-pub(super) struct System;
+pub(crate) struct System;
 
 impl Resolve for System {
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
@@ -52,14 +52,14 @@ impl Resolve for System {
 
 /// The connector of the HTTP client: a TCP connection to where the guard allows.
 #[derive(Clone)]
-pub(super) struct Connector {
+pub(crate) struct Dialler {
     pub(super) guard: Guard,
     pub(super) resolver: Arc<dyn Resolve>,
 }
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-impl Connector {
+impl Dialler {
     async fn connect(self, url: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
         let target = self.guard.target(&url)?;
         let addresses = match target.host {
@@ -92,7 +92,7 @@ impl Connector {
     }
 }
 
-impl Service<Uri> for Connector {
+impl Service<Uri> for Dialler {
     type Response = TokioIo<TcpStream>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
