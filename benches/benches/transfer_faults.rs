@@ -3,8 +3,8 @@
 //!
 //! Half go up to Garage and half come down, 8 at once, of sizes from 1 KB to 64 MB of which each order is as frequent;
 //! of those that go up, every fourth is a stream. What came down is compared with what it should be; what went up is
-//! read back past the proxy, compared and deleted. The contents are those of 100 files, over and over: the server stores
-//! each once. In the end the server is asked for uploads that were left open. `FOREBAY_TRANSFERS` says how many.
+//! read back past the proxy, compared and deleted. The contents are those of 100 files, over and over: the server
+//! stores each once. In the end the server is asked for uploads that were left open. `FOREBAY_TRANSFERS` says how many.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,5 +1,5 @@
-//! A link of one's own between a client and a server: a TCP proxy on loopback that holds bytes back for a delay, carries
-//! them at a rate that all connections share, and breaks or stalls connections on demand. What it carries arrives in
+//! A link of one's own between a client and a server: a TCP proxy on loopback that holds bytes back for a delay,
+//! carries them at a rate that all connections share, and breaks or stalls connections on demand. What it carries arrives in
 //! order and whole; it shows neither the slow start of TCP nor lost packets.
 
 use std::cell::{Cell, RefCell};

@@ -100,7 +100,7 @@ impl S3Faults {
         S3Faults { server, chances: Vec::new(), stall: Duration::from_secs(60), seed: 1 }
     }
 
-    /// How likely the fault is for a request that it can happen to, from 0 to 1. All of them together come to 1 at most.
+    /// How likely the fault is for a request that it can happen to, from 0 to 1; all together at most 1.
     pub fn chance(mut self, fault: Fault, chance: f64) -> Self {
         self.chances.push((fault, chance));
         self
