@@ -1,5 +1,5 @@
-//! A link of one's own between a client and a server: a TCP proxy on loopback that holds bytes back for a delay, carries
-//! them at a rate that all connections share, and breaks or stalls connections on demand. What it carries arrives in
+//! A link of one's own between a client and a server: a TCP proxy on loopback that holds bytes back for a delay,
+//! carries them at a rate that all connections share, and breaks or stalls connections on demand. What it carries arrives in
 //! order and whole; it shows neither the slow start of TCP nor lost packets.
 
 use std::cell::{Cell, RefCell};
@@ -386,20 +386,23 @@ impl Flow {
         self.acknowledged.notify_one();
     }
 
+    /// The sender knows of what was acknowledged until now.
+    fn forget(&self, now: Instant) {
+        let mut known = self.known.borrow_mut();
+        while let Some((_, count)) = known.pop_front_if(|(at, _)| *at <= now) {
+            self.unknown.set(self.unknown.get() - count);
+        }
+    }
+
     /// Waits for room in the window: so many bytes.
     async fn room(&self, window: usize) -> usize {
         loop {
-            let now = Instant::now();
-            let mut known = self.known.borrow_mut();
-            while let Some((_, count)) = known.pop_front_if(|(at, _)| *at <= now) {
-                self.unknown.set(self.unknown.get() - count);
-            }
-            let next = known.front().map(|(at, _)| *at);
-            drop(known);
+            self.forget(Instant::now());
             let room = window.saturating_sub(self.unknown.get());
             if room > 0 {
                 return room;
             }
+            let next = self.known.borrow().front().map(|(at, _)| *at);
             match next {
                 Some(at) => sleep_until(at).await,
                 None => self.acknowledged.notified().await,

@@ -100,7 +100,7 @@ impl S3Faults {
         S3Faults { server, chances: Vec::new(), stall: Duration::from_secs(60), seed: 1 }
     }
 
-    /// How likely the fault is for a request that it can happen to, from 0 to 1. All of them together come to 1 at most.
+    /// How likely the fault is for a request that it can happen to, from 0 to 1; all together at most 1.
     pub fn chance(mut self, fault: Fault, chance: f64) -> Self {
         self.chances.push((fault, chance));
         self
@@ -253,7 +253,7 @@ async fn answer(
     };
     let meant = parts.method == Method::GET;
     let length = body.size_hint().lower();
-    let answered = server.request(forward(&shared, parts, Changed::new(body, length, in_request.map(&turn)))?).await?;
+    let answered = server.request(forward(&shared, parts, Changed::of(body, length, in_request.map(&turn)))?).await?;
     let (mut head, body) = answered.into_parts();
     head.headers.remove(CONNECTION);
     if fault == Some(Fault::LostReply) {
@@ -262,7 +262,7 @@ async fn answer(
     }
     let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
     let in_answer = fault.filter(|_| meant && in_request.is_none() && head.status.is_success());
-    Ok(Response::from_parts(head, Changed::new(body, length, in_answer.map(turn))))
+    Ok(Response::from_parts(head, Changed::of(body, length, in_answer.map(turn))))
 }
 
 /// The request as it goes on.
@@ -324,7 +324,7 @@ struct Changed {
 }
 
 impl Changed {
-    fn new(body: Incoming, length: u64, turn: Option<Turn>) -> AnyBody {
+    fn of(body: Incoming, length: u64, turn: Option<Turn>) -> AnyBody {
         let left = turn.as_ref().map_or(0, |turn| turn.place % length.max(1));
         let changed = Changed { body, left, turn, waits: None, flushed: false, rest: None };
         changed.boxed_unsync()

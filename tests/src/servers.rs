@@ -53,9 +53,9 @@ enum Runs {
 }
 
 impl Server {
-    /// Starts `moto`, `localstack` (S3 and SQS in memory), `fauxqs` (the same), `garage` or `rclone` (S3), installing it
-    /// first if it is not there; or `s3s-fs` (S3), which is part of this crate. `None` where `FOREBAY_SKIP_SERVERS` is
-    /// set, for machines that cannot install them. Blocks until it answers. Panics, saying what to do, if it cannot run.
+    /// Starts `moto`, `localstack` (S3 and SQS in memory), `fauxqs` (the same), `garage` or `rclone` (S3), installing
+    /// it first if it is not there; or `s3s-fs` (S3), which is part of this crate. `None` where `FOREBAY_SKIP_SERVERS` is
+    /// set, for machines that cannot install them. Blocks until it answers. Panics if it cannot run, and says what to do.
     pub fn start(name: &str) -> Option<Server> {
         Self::start_in(name, None)
     }
@@ -70,7 +70,8 @@ impl Server {
         Self::start(name)
     }
 
-    /// The same as [`start`](Self::start) with a directory in which all but `moto` and `localstack` keep what they are sent.
+    /// The same as [`start`](Self::start) with a directory, in which all but `moto` and `localstack` keep what they are
+    /// sent.
     pub fn start_in(name: &str, directory: Option<&Path>) -> Option<Server> {
         let folder = (directory.is_none() && KEEPS.contains(&name)).then(|| tempfile::tempdir().expect("a folder"));
         let kept = directory.or(folder.as_ref().map(TempDir::path));

@@ -1,5 +1,7 @@
 //! The link that transfers are measured over: nothing is faster than it allows, and what breaks, breaks as ordered.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;

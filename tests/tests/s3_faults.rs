@@ -1,6 +1,8 @@
 //! The proxy that does to requests what networks and object stores do: each fault shows as itself, reaches the server
 //! or does not, and is counted; without one nothing is changed.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
