@@ -204,7 +204,7 @@ fn lib_storage(home: &Path, errand: &Errand) -> Command {
 fn forebay_child(direction: &str, endpoint: &str, bucket: &str, key: &str, file: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let store = S3::new(format!("s3://{bucket}")).endpoint(endpoint).uploads(std::env::temp_dir()).open().await?;
+        let store = S3::at(format!("s3://{bucket}")).endpoint(endpoint).uploads(std::env::temp_dir()).open().await?;
         let (transfers, key) = (Transfers::new(store), Key::new(key)?);
         match direction {
             "up" => transfers.send(&key, Content::file(file), Put::Overwrite).await.map(drop),

@@ -95,7 +95,7 @@ fn main() -> Result<()> {
 }
 
 async fn open(endpoint: &str, folder: &Path) -> Result<S3> {
-    let store = S3::new(format!("s3://{S3_BUCKET}")).endpoint(endpoint).region(S3_REGION);
+    let store = S3::at(format!("s3://{S3_BUCKET}")).endpoint(endpoint).region(S3_REGION);
     store.keys(S3_KEYS.0, S3_KEYS.1).uploads(folder.join("uploads")).open().await
 }
 
