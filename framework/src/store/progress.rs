@@ -81,6 +81,7 @@ impl Share {
     }
 
     /// What was counted is not there after all.
+    #[cfg_attr(not(feature = "s3"), expect(dead_code, reason = "for stores over a network"))]
     pub(crate) fn undo(&self, bytes: u64) {
         for one in [&self.all, &self.own] {
             one.0.moved.fetch_sub(bytes, Ordering::Relaxed);

@@ -57,7 +57,7 @@ pub struct Fetched {
 /// transfers.send(&key, Content::bytes("all of it"), Put::Overwrite).await?;
 /// let fetched = transfers.fetch(&key, &path).await?;
 /// assert_eq!((fetched.len, fetched.verified), (9, true));
-/// # forebay::Result::Ok(()) }).unwrap();
+/// # forebay::Result::<()>::Ok(()) }).unwrap();
 /// ```
 #[derive(Clone)]
 pub struct Transfers {

@@ -64,7 +64,7 @@ pub struct Backlog {
 /// // ... work on ...
 /// spool.flushed().await;
 /// assert_eq!(spool.backlog().done, 1);
-/// # forebay::Result::Ok(()) }).unwrap();
+/// # forebay::Result::<()>::Ok(()) }).unwrap();
 /// ```
 #[derive(Clone)]
 pub struct Spool {
