@@ -20,7 +20,6 @@ const SLOWEST: f64 = 64_000.0;
 /// How long the pace is measured.
 const PACE: Duration = Duration::from_millis(500);
 /// A link that moves less than this part of the most it has moved has room.
-#[cfg_attr(not(feature = "s3"), expect(dead_code, reason = "for stores over a network"))]
 const ROOM: f64 = 0.6;
 /// By which part of itself a goodput has to change to be another one.
 const NOISE: f64 = 0.1;
