@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use forebay::store::{Content, Key, Put, S3, Transfers};
+use forebay::store::{Content, Key, Provider, Put, S3, Transfers};
 use forebay::{Classify, Context, Error, Result};
 use forebay_benches::{Spread, result};
 use forebay_tests::{Link, Process, Random, S3_BUCKET, S3_KEYS, S3_REGION, Server};
@@ -122,7 +122,7 @@ impl Errand<'_> {
     }
 
     /// From where to where, as `cp` has it.
-    fn from_to(&self, scheme: &str) -> [String; 2] {
+    fn ends(&self, scheme: &str) -> [String; 2] {
         let (object, file) = (format!("{scheme}{S3_BUCKET}/{}", self.key), text(self.file));
         if self.up { [file, object] } else { [object, file] }
     }
@@ -174,7 +174,7 @@ fn object_store(home: &Path, errand: &Errand) -> Command {
 fn s5cmd(home: &Path, errand: &Errand) -> Command {
     let mut command = Command::new(home.join("s5cmd"));
     command.args(["--log", "error", "--endpoint-url", errand.endpoint, "cp", "-c", "10", "-p", "10"]);
-    command.args(errand.from_to("s3://"));
+    command.args(errand.ends("s3://"));
     command
 }
 
@@ -184,7 +184,7 @@ fn rclone(home: &Path, errand: &Errand) -> Command {
     command.args(["--s3-env-auth", "--s3-no-check-bucket", "--s3-region", S3_REGION, "--s3-endpoint", errand.endpoint]);
     command.args(["--s3-chunk-size", "10000000B", "--s3-upload-cutoff", "10000000B", "--s3-upload-concurrency", "10"]);
     command.args(["--multi-thread-streams", "10", "--multi-thread-chunk-size", "10000000B"]);
-    command.args(["--multi-thread-cutoff", "10000000B"]).args(errand.from_to(":s3:"));
+    command.args(["--multi-thread-cutoff", "10000000B"]).args(errand.ends(":s3:"));
     command
 }
 
@@ -204,7 +204,8 @@ fn lib_storage(home: &Path, errand: &Errand) -> Command {
 fn forebay_child(direction: &str, endpoint: &str, bucket: &str, key: &str, file: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let store = S3::at(format!("s3://{bucket}")).endpoint(endpoint).uploads(std::env::temp_dir()).open().await?;
+        let store = S3::at(format!("s3://{bucket}")).endpoint(endpoint).provider(Provider::Garage);
+        let store = store.uploads(std::env::temp_dir()).open().await?;
         let (transfers, key) = (Transfers::new(store), Key::new(key)?);
         match direction {
             "up" => transfers.send(&key, Content::file(file), Put::Overwrite).await.map(drop),

@@ -31,6 +31,10 @@ pub(super) struct Can {
 
 /// Asks the store at `bucket`, below `prefix`; about conditional writes only with `conditions`.
 pub(super) async fn ask(bucket: &Bucket, prefix: &str, provider: Provider, conditions: bool) -> Result<Can> {
+    let conditions = conditions && provider.may_condition();
+    if let (Some(integrity), false) = (provider.integrity(), conditions) {
+        return Ok(Can { integrity, conditional: Conditional::None });
+    }
     let mut budget = Budget::default();
     loop {
         let key = format!("{prefix}.forebay-probe/{}", random_id());
@@ -60,8 +64,7 @@ impl Probe<'_> {
             Some(integrity) => integrity,
             None => self.integrity().await?,
         };
-        let conditional =
-            if conditions && provider.may_condition() { self.conditional(integrity).await? } else { Conditional::None };
+        let conditional = if conditions { self.conditional(integrity).await? } else { Conditional::None };
         info!(bucket = self.bucket.name, ?provider, ?integrity, ?conditional, "bucket opened");
         Ok(Can { integrity, conditional })
     }

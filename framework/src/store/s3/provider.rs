@@ -20,7 +20,7 @@ pub enum Provider {
     Gcs,
     /// MinIO.
     Minio,
-    /// Garage.
+    /// Garage: no conditional writes; it does not look at the conditions.
     Garage,
     /// Any other: what it can do is asked.
     Other,
@@ -77,7 +77,7 @@ impl Provider {
 
     /// Whether conditional writes are worth asking for. That they work is asked of every store.
     pub(super) fn may_condition(self) -> bool {
-        !matches!(self, Provider::B2 | Provider::Gcs)
+        !matches!(self, Provider::B2 | Provider::Gcs | Provider::Garage)
     }
 }
 
