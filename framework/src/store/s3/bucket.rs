@@ -43,7 +43,7 @@ const WRITE_ID: &str = "forebay-write";
 const OWN_CHECK: &str = "forebay-crc64nvme";
 
 /// A bucket at the other end of the network.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Bucket {
     pub(super) sdk: Client,
     pub(super) name: String,

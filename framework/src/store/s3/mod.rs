@@ -44,6 +44,7 @@ mod settings;
 mod upload;
 mod wire;
 
+use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,12 +72,11 @@ const GET_MOST: usize = 1 << 30;
 const EMPTY_PAGES: usize = 1000;
 
 /// Objects in a bucket, below a prefix. A clone is another handle on the same connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct S3 {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     bucket: Bucket,
     /// What every key begins with: empty, or ending with a slash.
@@ -287,6 +287,15 @@ fn meta(key: Key, facts: Facts) -> Meta {
 
 fn random_id() -> String {
     format!("{:032x}", fastrand::u128(..))
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { bucket, prefix, integrity, conditional, .. } = &*self.inner;
+        let mut shown = f.debug_struct("S3");
+        shown.field("bucket", &bucket.name).field("prefix", prefix);
+        shown.field("integrity", integrity).field("conditional", conditional).finish_non_exhaustive()
+    }
 }
 
 impl Store for S3 {

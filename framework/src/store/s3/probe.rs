@@ -80,22 +80,31 @@ impl Probe<'_> {
             let body =
                 PartBody::new(Source::Bytes("probe".into()), 0..5, CHECK, integrity == Integrity::Trailer, pulse);
             let body = if integrity == Integrity::Trailer { body.forged() } else { body };
-            match self.bucket.put(&key, body, &label(integrity), vouch, &Put::Overwrite).await {
-                Ok(_) => {
-                    debug!(bucket = self.bucket.name, ?integrity, "a wrong checksum was taken: it is not looked at");
-                    self.bucket.delete(&key).await?;
-                }
-                Err(why) if denied(&why) => return Err(why),
-                Err(why) => match fault::said(&why).map(|said| (said.status, said.means())) {
-                    Some((_, Means::Damaged)) => return Ok(integrity),
-                    // In other words; what passes is asked again.
-                    Some((400, _)) if why.fault() == Fault::Invalid => return Ok(integrity),
-                    Some((_, Means::Unknown)) => {}
-                    _ => return Err(why),
-                },
+            let taken = self.bucket.put(&key, body, &label(integrity), vouch, &Put::Overwrite).await.map(drop);
+            if refuses(taken)? && self.refuses_part(integrity).await? {
+                return Ok(integrity);
             }
+            debug!(bucket = self.bucket.name, ?integrity, "a wrong checksum is not looked at");
         }
         Ok(Integrity::Md5)
+    }
+
+    /// Some look at the checksum of an object and not at that of a part.
+    async fn refuses_part(&self, integrity: Integrity) -> Result<bool> {
+        let key = format!("{}-wrong", self.key);
+        let id = match self.bucket.begin(&key, &label(integrity)).await {
+            Err(why) if matches!(fault::means(&why), Some(Means::Unknown)) => return Ok(false),
+            id => id?,
+        };
+        let trailer = integrity == Integrity::Trailer;
+        let body = PartBody::new(Source::Bytes("probe".into()), 0..5, CHECK, trailer, pulse());
+        let (body, vouch) = match trailer {
+            true => (body.forged(), Vouch::Trailer { payload: 5 }),
+            false => (body, Vouch::Crc(Crc { algorithm: CHECK, value: 1, len: 5 })),
+        };
+        let taken = self.bucket.part(&key, &id, 1, body, vouch).await.map(drop);
+        self.bucket.abort(&key, &id).await?;
+        refuses(taken)
     }
 
     async fn conditional(&self, integrity: Integrity) -> Result<Conditional> {
@@ -178,6 +187,18 @@ impl Probe<'_> {
                 debug!(key, %why, "what was written to ask is left behind");
             }
         }
+    }
+}
+
+/// Whether the store saw that what it was sent is wrong.
+fn refuses(taken: Result<()>) -> Result<bool> {
+    let Err(why) = taken else { return Ok(false) };
+    match fault::said(&why).map(|said| (said.status, said.means())) {
+        Some((_, Means::Damaged)) => Ok(true),
+        // In other words.
+        Some((400, Means::Other)) if why.fault() == Fault::Invalid => Ok(true),
+        Some((_, Means::Unknown)) => Ok(false),
+        _ => Err(why),
     }
 }
 

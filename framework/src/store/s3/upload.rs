@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
@@ -284,6 +285,24 @@ struct Upload {
     done: HashMap<u32, Part>,
     /// How long before this upload others may have begun whose answers were lost.
     lost: Option<Duration>,
+    settled: bool,
+}
+
+impl Drop for Upload {
+    /// Given up in the middle: what can be resumed is left to be, all else is ended.
+    fn drop(&mut self) {
+        if self.settled || self.journal.head.file.is_some() {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            let (inner, to, journal) = (Arc::clone(&self.inner), Arc::clone(&self.to), self.journal.clone());
+            runtime.spawn(async move {
+                if inner.bucket.abort(&to.key, &to.id).await.is_ok() {
+                    journal.forget();
+                }
+            });
+        }
+    }
 }
 
 /// A part that is under way.
@@ -326,19 +345,23 @@ impl Upload {
             }
         };
         let to = Arc::new(To { key, id });
-        Ok(Upload { inner: Arc::clone(inner), to, label, journal, done: HashMap::new(), lost })
+        Ok(Upload { inner: Arc::clone(inner), to, label, journal, done: HashMap::new(), lost, settled: false })
     }
 
     fn resumed(inner: &Arc<Inner>, key: &str, journal: Journal, parts: Vec<Part>, own_check: Option<Crc>) -> Self {
         let label = Label { write_id: journal.head.write_id.clone(), own_check, integrity: inner.integrity };
         let to = Arc::new(To { key: key.to_owned(), id: journal.head.id.clone() });
         let done = parts.into_iter().map(|part| (part.number, part)).collect();
-        Upload { inner: Arc::clone(inner), to, label, journal, done, lost: None }
+        Upload { inner: Arc::clone(inner), to, label, journal, done, lost: None, settled: false }
     }
 
     async fn run(&mut self, feed: &mut Feed, first: Option<Next>, mode: &Put, share: &Arc<Share>) -> Result<Outcome> {
-        if !self.done.is_empty() {
-            self.compare().await?;
+        if !self.done.is_empty()
+            && let Err(why) = self.compare().await
+        {
+            // Some stores cannot say which parts they have: then all are sent, as if none had been.
+            debug!(key = self.to.key, %why, "the parts of an upload that was cut off are not known");
+            self.done.clear();
         }
         if let Feed::Ranges { part, .. } = feed {
             // A resumed upload goes on in the parts that it began with.
@@ -353,7 +376,7 @@ impl Upload {
 
     /// Forgets the parts of which the store has no more, or others.
     async fn compare(&mut self) -> Result<()> {
-        let there = self.inner.asked(|| self.inner.bucket.parts(&self.to.key, &self.to.id)).await?;
+        let there = self.inner.bucket.parts(&self.to.key, &self.to.id).await?;
         self.done.retain(|number, part| {
             there.iter().any(|(n, tag, len)| n == number && *tag == part.tag && *len == part.crc.len)
         });
@@ -504,7 +527,8 @@ impl Upload {
     }
 
     /// Cleans up, and says whether it is worth beginning anew.
-    async fn settle(self, ended: Result<Outcome>) -> Result<Attempt> {
+    async fn settle(mut self, ended: Result<Outcome>) -> Result<Attempt> {
+        self.settled = true;
         if let Ok(Outcome::Stored(_)) = ended {
             self.journal.forget();
             return ended.map(Attempt::Ended);
