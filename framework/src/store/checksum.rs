@@ -127,6 +127,46 @@ impl Checksum {
     }
 }
 
+/// Compares bytes that come in order with what a store says of them.
+#[derive(Debug)]
+pub struct Comparison {
+    checksum: Checksum,
+    pieces: Vec<Crc>,
+    counter: Counter,
+}
+
+impl Comparison {
+    /// With no bytes yet.
+    pub fn with(checksum: Checksum) -> Self {
+        Comparison { checksum, pieces: Vec::new(), counter: Counter::new(checksum.algorithm()) }
+    }
+
+    /// Takes the next bytes.
+    pub fn add(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = match self.checksum.part() {
+                0 => u64::MAX,
+                part => part - self.counter.len,
+            };
+            let (now, later) = bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            self.counter.add(now);
+            if now.len() as u64 == room {
+                let full = std::mem::replace(&mut self.counter, Counter::new(self.checksum.algorithm()));
+                self.pieces.push(full.crc());
+            }
+            bytes = later;
+        }
+    }
+
+    /// Whether all the bytes were those that the store means.
+    pub fn holds(mut self) -> bool {
+        if self.counter.len > 0 {
+            self.pieces.push(self.counter.crc());
+        }
+        self.checksum.holds(&self.pieces)
+    }
+}
+
 /// The check of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crc {
