@@ -39,6 +39,13 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// Whether what was interrupted is of use to the same command: a stream begins anew.
+    pub fn goes_on(&self) -> bool {
+        let is_stream = |place: &Place| *place == Place::Pipe;
+        let between = matches!((&self.from, &self.to), (Place::Bucket(_), Place::Bucket(_)));
+        self.recursive || !(is_stream(&self.from) || is_stream(&self.to) || between)
+    }
+
     pub async fn run(self) -> Result<ExitCode> {
         let Arguments { from, to, at, recursive } = self;
         if recursive {

@@ -42,7 +42,12 @@ pub enum Command {
 }
 
 pub fn run(command: Command) -> Result<ExitCode> {
-    until_told(async {
+    let goes_on = match &command {
+        Command::Cp(arguments) => arguments.goes_on(),
+        Command::Rm(_) | Command::Sync(_) => true,
+        Command::Ls(_) | Command::Cat(_) => false,
+    };
+    until_told(goes_on, async {
         match command {
             Command::Ls(arguments) => arguments.run().await,
             Command::Cp(arguments) => arguments.run().await,
@@ -54,13 +59,14 @@ pub fn run(command: Command) -> Result<ExitCode> {
 }
 
 /// Runs a command until it is done or told to stop.
-fn until_told(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+fn until_told(goes_on: bool, command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     block_on(async {
         tokio::select! {
             ended = command => ended,
             told = told_to_stop() => {
                 told?;
-                eprintln!("stopped: the same command goes on where this one was");
+                let does = if goes_on { "goes on where this one was" } else { "begins anew" };
+                eprintln!("stopped: the same command {does}");
                 Ok(say::whether(false))
             }
         }

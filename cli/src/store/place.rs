@@ -114,10 +114,10 @@ impl Where {
         Box::pin(self.settings(format!("s3://{}", place.bucket))?.read_only().open()).await
     }
 
-    /// What is below `folder` in the bucket, to be written: what opening it writes is there too, so that rights to that
-    /// folder are enough.
+    /// What is below `folder` in the bucket, to be written, but never on a condition: what opening it writes is there too,
+    /// so that rights to that folder are enough.
     pub async fn writing(&self, place: &InBucket, folder: &str) -> Result<S3> {
-        Box::pin(self.settings(format!("s3://{}/{folder}", place.bucket))?.open()).await
+        Box::pin(self.settings(format!("s3://{}/{folder}", place.bucket))?.without_conditions().open()).await
     }
 
     /// The same, elsewhere.

@@ -178,6 +178,9 @@ impl Next {
 
 /// Tells everything below `root/below` in byte order; ends when nobody listens.
 fn walk(root: &Path, below: &str, found: &mpsc::Sender<Result<Found>>) -> Result<()> {
+    if found.is_closed() {
+        return Ok(());
+    }
     let folder = root.join(below);
     let mut entries = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("reading the folder `{}`", folder.display()))? {

@@ -5,6 +5,7 @@
 //! older. One that fails does not stop the others, unless too many do.
 
 use std::cmp::Ordering;
+use std::io::{Write, stdout};
 use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,6 +59,12 @@ struct Report {
     failed: usize,
 }
 
+impl Report {
+    fn is_nothing(&self) -> bool {
+        self.copied + self.there + self.deleted + self.failed == 0
+    }
+}
+
 impl Tree {
     pub fn new(from: Side, to: Side, mode: Mode) -> Self {
         let progress = Progress::new();
@@ -79,15 +86,23 @@ impl Tree {
         };
         let tree = Arc::new(self);
         let mut from = tree.from.walk();
-        match tree.mode {
-            Mode::Copy => tree.each(&mut from, &mut running, nothing).await?,
-            Mode::Sync { delete, .. } => tree.merge(&mut from, delete, &mut running, nothing).await?,
-        }
-        while !running.jobs.is_empty() {
-            running.take_one().await?;
-        }
+        let ended = match tree.mode {
+            Mode::Copy => tree.each(&mut from, &mut running, nothing).await,
+            Mode::Sync { delete, .. } => tree.merge(&mut from, delete, &mut running, nothing).await,
+        };
+        let ended = match ended {
+            Ok(()) => running.take_all().await,
+            failed => failed,
+        };
+        running.jobs.shutdown().await;
         let Running { bar, report, dry_run, .. } = running;
         drop(bar);
+        if let Err(why) = &ended {
+            if report.is_nothing() {
+                return Err(why.clone());
+            }
+            eprintln!("forebay: {why}");
+        }
         let (left_out, names) = from.left_out;
         for name in names {
             eprintln!("left out: {name}");
@@ -104,7 +119,7 @@ impl Tree {
             line += &format!("; {number} {what}");
         }
         println!("{line}");
-        Ok(failed + left_out == 0)
+        Ok(ended.is_ok() && failed + left_out == 0)
     }
 
     async fn each(self: &Arc<Self>, from: &mut Walk, running: &mut Running, nothing: Error) -> Result<()> {
@@ -247,6 +262,13 @@ impl Running {
         Ok(())
     }
 
+    async fn take_all(&mut self) -> Result<()> {
+        while !self.jobs.is_empty() {
+            self.take_one().await?;
+        }
+        Ok(())
+    }
+
     async fn take_one(&mut self) -> Result<()> {
         let Some(ended) = self.jobs.join_next().await else { return Ok(()) };
         let (name, did) = ended.context("copying")?;
@@ -268,7 +290,8 @@ impl Running {
         };
         *counter += 1;
         if let Some(would) = would.filter(|_| self.dry_run) {
-            println!("{would}\t{name}");
+            // Who reads it may have seen enough.
+            let _ = writeln!(stdout(), "{would}\t{name}");
         }
         Ok(())
     }
