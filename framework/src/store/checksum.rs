@@ -243,6 +243,12 @@ mod tests {
         assert_eq!(Algorithm::Crc64Nvme.bytes(values[0]).len(), 8);
     }
 
+    fn compared<'a>(checksum: Checksum, pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
+        let mut comparison = Comparison::with(checksum);
+        pieces.into_iter().for_each(|piece| comparison.add(piece));
+        comparison.holds()
+    }
+
     proptest! {
         #[test]
         fn pieces_in_any_cut_have_the_check_of_the_whole(
@@ -260,15 +266,18 @@ mod tests {
                 let pieces: Vec<Crc> = cuts.windows(2).map(|ends| crc(algorithm, &bytes[ends[0]..ends[1]])).collect();
                 let whole = Checksum::Whole { algorithm, value: algorithm.of(&bytes) };
                 prop_assert!(whole.holds(&pieces));
+                // These may be cut anywhere.
+                prop_assert!(compared(whole, bytes.chunks(97)) && whole.holds_all(&bytes));
                 let spelt: Vec<u8> =
                     bytes.chunks(part).flat_map(|part| algorithm.bytes(algorithm.of(part))).collect();
                 let value = algorithm.of(&spelt);
                 let parts = Checksum::OfParts { algorithm, value, part: part as u64 };
                 prop_assert!(parts.holds(&pieces));
+                prop_assert!(compared(parts, bytes.chunks(97)));
                 let other = Checksum::Whole { algorithm, value: algorithm.of(&bytes) ^ 1 };
                 prop_assert!(!other.holds(&pieces));
                 let other = Checksum::OfParts { algorithm, value: value ^ 1, part: part as u64 };
-                prop_assert!(!other.holds(&pieces));
+                prop_assert!(!other.holds(&pieces) && !compared(other, bytes.chunks(97)));
             }
         }
     }
