@@ -127,7 +127,7 @@ impl Where {
 
     fn settings(&self, url: String) -> Result<S3Settings> {
         let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        let mut settings = S3::new(url);
+        let mut settings = S3::at(url);
         if let Some(endpoint) = set(&self.endpoint) {
             settings = settings.endpoint(endpoint);
         }
