@@ -38,6 +38,12 @@ impl World {
         World { server, kept, at: tempfile::tempdir().unwrap() }
     }
 
+    /// At a server that tells parts with their tags, which s3s-fs does not; it keeps objects in memory.
+    fn at_moto() -> Option<World> {
+        let server = Server::start("moto")?;
+        Some(World { server, kept: tempfile::tempdir().unwrap(), at: tempfile::tempdir().unwrap() })
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         forebay(self.at.path(), &self.server.endpoint(), arguments)
     }
@@ -68,6 +74,13 @@ impl World {
     /// Where the server keeps an object's bytes.
     fn object(&self, key: &str) -> PathBuf {
         self.kept.path().join(S3_BUCKET).join(key)
+    }
+
+    /// The bytes of an object, of whichever server.
+    fn cat(&self, key: &str) -> Vec<u8> {
+        let said = self.command(&["store", "cat", &format!("s3://{S3_BUCKET}/{key}")]).output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        said.stdout
     }
 
     /// The keys in the bucket, as `ls` tells them.
