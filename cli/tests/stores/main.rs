@@ -38,9 +38,9 @@ impl World {
         World { server, kept, at: tempfile::tempdir().unwrap() }
     }
 
-    /// At a server that tells parts with their tags, which s3s-fs does not; it keeps objects in memory.
-    fn at_moto() -> Option<World> {
-        let server = Server::start("moto")?;
+    /// At a server that tells an open upload's parts with their tags, which s3s-fs does not.
+    fn at_garage() -> Option<World> {
+        let server = Server::start_if_full("garage")?;
         Some(World { server, kept: tempfile::tempdir().unwrap(), at: tempfile::tempdir().unwrap() })
     }
 

@@ -47,7 +47,7 @@ fn kept(said: &Said) {
 
 #[test]
 fn an_upload_that_was_killed_goes_on() {
-    let Some(world) = World::at_moto() else { return };
+    let Some(world) = World::at_garage() else { return };
     world.write("big", bytes(LEN));
     let arguments = ["store", "cp", "big", "s3://forebay/up/big"];
     let (first, second) = cut_off(&world, &arguments, "KILL", || parts(&world) >= 1);
@@ -71,7 +71,7 @@ fn a_download_that_was_killed_goes_on() {
 
 #[test]
 fn told_to_stop_it_says_what_to_do_and_goes_on_too() {
-    let Some(world) = World::at_moto() else { return };
+    let Some(world) = World::at_garage() else { return };
     world.write("in/big", bytes(LEN));
     world.write("in/a", "small");
     let arguments = ["store", "cp", "-r", "in", "s3://forebay/x"];
