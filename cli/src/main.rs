@@ -1,16 +1,23 @@
 //! `forebay new NAME` makes a project with a worker of its own, which builds, serves and passes its test as it stands.
-//! With the feature `sqs` the other commands put jobs on a queue, look after it, and collect what became of them.
+//! With the feature `sqs` other commands put jobs on a queue, look after it, and collect what became of them; with the
+//! feature `s3` others move files to and from buckets, and measure these.
 
+#[cfg(feature = "s3")]
+mod bench;
 mod project;
+#[cfg(any(feature = "s3", feature = "sqs"))]
+mod say;
 #[cfg(feature = "sqs")]
 mod sqs;
+#[cfg(feature = "s3")]
+mod store;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Makes projects with a forebay worker, and looks after their queues.
+/// Makes projects with a forebay worker, and looks after their queues and buckets.
 #[derive(Parser)]
 #[command(name = "forebay", version)]
 struct Arguments {
@@ -31,6 +38,14 @@ enum Command {
     #[cfg(feature = "sqs")]
     #[command(flatten)]
     Sqs(sqs::Command),
+    /// Moves files to and from buckets of S3, and looks after these.
+    #[cfg(feature = "s3")]
+    #[command(subcommand)]
+    Store(store::Command),
+    /// Measures.
+    #[cfg(feature = "s3")]
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +53,10 @@ fn main() -> ExitCode {
         Command::New { name, path } => make(&name, path),
         #[cfg(feature = "sqs")]
         Command::Sqs(command) => sqs::run(command).unwrap_or_else(refuse),
+        #[cfg(feature = "s3")]
+        Command::Store(command) => store::run(command).unwrap_or_else(refuse),
+        #[cfg(feature = "s3")]
+        Command::Bench(command) => bench::run(command).unwrap_or_else(refuse),
     }
 }
 

@@ -14,6 +14,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use forebay::Result;
 
+use crate::say::{count, whether};
+
 #[derive(Subcommand)]
 pub enum Command {
     /// Puts jobs on a queue: a file, every file of a folder, or every line of a file. Interrupted, it goes on where it
@@ -58,14 +60,4 @@ pub async fn run(command: Command) -> Result<ExitCode> {
         Command::Purge(arguments) => arguments.run().await,
         Command::Results(arguments) => arguments.run().await,
     }
-}
-
-/// 0 if all was done, else 1.
-fn whether(all: bool) -> ExitCode {
-    if all { ExitCode::SUCCESS } else { ExitCode::from(1) }
-}
-
-/// `1 job`, `2 jobs`.
-fn count(number: usize, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }

@@ -127,6 +127,46 @@ impl Checksum {
     }
 }
 
+/// Compares bytes that come in order with what a store says of them.
+#[derive(Debug)]
+pub struct Comparison {
+    checksum: Checksum,
+    pieces: Vec<Crc>,
+    counter: Counter,
+}
+
+impl Comparison {
+    /// With no bytes yet.
+    pub fn with(checksum: Checksum) -> Self {
+        Comparison { checksum, pieces: Vec::new(), counter: Counter::new(checksum.algorithm()) }
+    }
+
+    /// Takes the next bytes.
+    pub fn add(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = match self.checksum.part() {
+                0 => u64::MAX,
+                part => part - self.counter.len,
+            };
+            let (now, later) = bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            self.counter.add(now);
+            if now.len() as u64 == room {
+                let full = std::mem::replace(&mut self.counter, Counter::new(self.checksum.algorithm()));
+                self.pieces.push(full.crc());
+            }
+            bytes = later;
+        }
+    }
+
+    /// Whether all the bytes were those that the store means.
+    pub fn holds(mut self) -> bool {
+        if self.counter.len > 0 {
+            self.pieces.push(self.counter.crc());
+        }
+        self.checksum.holds(&self.pieces)
+    }
+}
+
 /// The check of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crc {
@@ -203,6 +243,12 @@ mod tests {
         assert_eq!(Algorithm::Crc64Nvme.bytes(values[0]).len(), 8);
     }
 
+    fn compared<'a>(checksum: Checksum, pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
+        let mut comparison = Comparison::with(checksum);
+        pieces.into_iter().for_each(|piece| comparison.add(piece));
+        comparison.holds()
+    }
+
     proptest! {
         #[test]
         fn pieces_in_any_cut_have_the_check_of_the_whole(
@@ -220,15 +266,18 @@ mod tests {
                 let pieces: Vec<Crc> = cuts.windows(2).map(|ends| crc(algorithm, &bytes[ends[0]..ends[1]])).collect();
                 let whole = Checksum::Whole { algorithm, value: algorithm.of(&bytes) };
                 prop_assert!(whole.holds(&pieces));
+                // These may be cut anywhere.
+                prop_assert!(compared(whole, bytes.chunks(97)) && whole.holds_all(&bytes));
                 let spelt: Vec<u8> =
                     bytes.chunks(part).flat_map(|part| algorithm.bytes(algorithm.of(part))).collect();
                 let value = algorithm.of(&spelt);
                 let parts = Checksum::OfParts { algorithm, value, part: part as u64 };
                 prop_assert!(parts.holds(&pieces));
+                prop_assert!(compared(parts, bytes.chunks(97)));
                 let other = Checksum::Whole { algorithm, value: algorithm.of(&bytes) ^ 1 };
                 prop_assert!(!other.holds(&pieces));
                 let other = Checksum::OfParts { algorithm, value: value ^ 1, part: part as u64 };
-                prop_assert!(!other.holds(&pieces));
+                prop_assert!(!other.holds(&pieces) && !compared(other, bytes.chunks(97)));
             }
         }
     }

@@ -27,7 +27,7 @@ use futures_util::{StreamExt, stream};
 
 use crate::error::{Error, Result};
 
-pub use checksum::{Algorithm, Checksum, Crc};
+pub use checksum::{Algorithm, Checksum, Comparison, Crc};
 pub use content::Content;
 pub use fs::Folder;
 pub use memory::Memory;
