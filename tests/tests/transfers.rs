@@ -23,14 +23,15 @@ fn key(name: &str) -> Key {
     Key::new(name).expect("a key")
 }
 
+/// Which requests are meant.
+type Which = fn(&http::Method, &str) -> bool;
+
 /// The query of a request to begin, to send a part of, and to complete an upload in parts.
-const BEGINS: fn(&http::Method, &str) -> bool =
-    |method, target| *method == http::Method::POST && target.contains("uploads");
-const PART: fn(&http::Method, &str) -> bool = |_, target| target.contains("partNumber");
-const COMPLETES: fn(&http::Method, &str) -> bool =
-    |method, target| *method == http::Method::POST && target.contains("uploadId");
-const GETS: fn(&http::Method, &str) -> bool = |method, _| *method == http::Method::GET;
-const PUTS: fn(&http::Method, &str) -> bool = |method, _| *method == http::Method::PUT;
+const BEGINS: Which = |method, target| *method == http::Method::POST && target.contains("uploads");
+const PART: Which = |_, target| target.contains("partNumber");
+const COMPLETES: Which = |method, target| *method == http::Method::POST && target.contains("uploadId");
+const GETS: Which = |method, _| *method == http::Method::GET;
+const PUTS: Which = |method, _| *method == http::Method::PUT;
 
 /// Uploads and downloads with what was ordered going wrong; the object has to be right, and nothing may stay open.
 async fn survives(proxy: &OpenS3Faults, transfers: &Transfers, name: &str, len: usize, mode: Put) {
@@ -51,7 +52,7 @@ async fn lost_answers_are_no_lost_races_and_leave_nothing_open() {
     let (proxy, uploads) = (S3Faults::to(server.address()).open(), tempfile::tempdir().expect("a folder"));
     let store = settings(&proxy, &uploads).open().await.expect("the bucket opens");
     let transfers = Transfers::new(store.clone());
-    let orders: [(&str, Fault, fn(&http::Method, &str) -> bool, usize); 7] = [
+    let orders: [(&str, Fault, Which, usize); 7] = [
         ("put", Fault::LostReply, PUTS, 1000),
         ("put-reset", Fault::ResetWithin, PUTS, 1000),
         ("put-busy", Fault::SlowDown, PUTS, 1000),
@@ -78,7 +79,7 @@ async fn bytes_that_are_cut_off_or_changed_on_their_way_are_sent_again() {
     let store = settings(&proxy, &uploads).without_conditions().open().await.expect("the bucket opens");
     let transfers = Transfers::new(store);
     // Of parts it looks at none: Garage does, below.
-    let orders: [(&str, Fault, fn(&http::Method, &str) -> bool, usize); 6] = [
+    let orders: [(&str, Fault, Which, usize); 6] = [
         ("put-flipped", Fault::FlippedRequest, PUTS, 1000),
         ("get-flipped", Fault::FlippedAnswer, GETS, LARGE),
         ("get-small-flipped", Fault::FlippedAnswer, GETS, 1000),
