@@ -12,7 +12,7 @@ mod memory;
 pub(crate) mod progress;
 mod reading;
 #[cfg(feature = "s3")]
-mod s3;
+pub mod s3;
 pub mod transfer;
 
 use std::borrow::Borrow;
