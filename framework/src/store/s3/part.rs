@@ -258,10 +258,26 @@ pub(super) fn encoded(len: u64, algorithm: Algorithm) -> u64 {
 }
 
 /// The check of a source's range, where it has to be known before the first byte is sent.
-pub(super) async fn count(source: Source, range: Range<u64>, algorithm: Algorithm) -> Result<(Crc, String)> {
-    use md5::Digest;
+pub(super) async fn count(source: Source, range: Range<u64>, algorithm: Algorithm) -> Result<Crc> {
+    let counter = Counter::new(algorithm);
+    Ok(through(source, range, counter, Counter::add).await?.crc())
+}
+
+/// The MD5 of a source's range, as the header `Content-MD5` spells it.
+pub(super) async fn md5(source: Source, range: Range<u64>) -> Result<String> {
+    use md5::{Digest, Md5};
+    let md5 = through(source, range, Md5::new(), |md5, bytes| md5.update(bytes)).await?;
+    Ok(BASE64_STANDARD.encode(md5.finalize()))
+}
+
+/// Puts all bytes of a range through `sum`.
+async fn through<S: Send + 'static>(
+    source: Source,
+    range: Range<u64>,
+    mut sum: S,
+    add: impl Fn(&mut S, &[u8]) + Send + 'static,
+) -> Result<S> {
     let work = move || {
-        let (mut counter, mut md5) = (Counter::new(algorithm), md5::Md5::new());
         let mut at = range.start;
         while at < range.end {
             let len = READ.min(range.end - at) as usize;
@@ -269,11 +285,10 @@ pub(super) async fn count(source: Source, range: Range<u64>, algorithm: Algorith
                 Source::Bytes(bytes) => bytes.slice(at as usize..at as usize + len),
                 Source::File(file) => piece(file, at, len)?,
             };
-            counter.add(&bytes);
-            md5.update(&bytes);
+            add(&mut sum, &bytes);
             at += len as u64;
         }
-        Ok((counter.crc(), BASE64_STANDARD.encode(md5.finalize())))
+        Ok(sum)
     };
     tokio::task::spawn_blocking(work).await.map_err(|why| Error::failed(format_args!("file thread: {why}")))?
 }

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::bucket::{Bucket, CHECK, Label, Vouch};
 use super::fault::{self, Means};
-use super::part::{PartBody, Pulse, Source};
+use super::part::{self, PartBody, Pulse, Source};
 use super::provider::{Integrity, Provider};
 use super::random_id;
 use crate::error::{Context, Error, Fault, Result};
@@ -165,13 +165,13 @@ impl Probe<'_> {
     async fn put(&self, number: usize, integrity: Integrity, mode: Put) -> Result<Version> {
         let text = Bytes::from(format!("probe {number}"));
         let len = text.len() as u64;
-        let (crc, md5) = super::part::count(Source::Bytes(text.clone()), 0..len, CHECK).await?;
+        let source = Source::Bytes(text);
         let (trailer, vouch) = match integrity {
             Integrity::Trailer => (true, Vouch::Trailer { payload: len }),
-            Integrity::Header => (false, Vouch::Crc(crc)),
-            Integrity::Md5 => (false, Vouch::Md5(md5)),
+            Integrity::Header => (false, Vouch::Crc(part::count(source.clone(), 0..len, CHECK).await?)),
+            Integrity::Md5 => (false, Vouch::Md5(part::md5(source.clone(), 0..len).await?)),
         };
-        let body = PartBody::new(Source::Bytes(text), 0..len, CHECK, trailer, pulse());
+        let body = PartBody::new(source, 0..len, CHECK, trailer, pulse());
         let label = label(integrity);
         let put = self.bucket.put(&self.key, body, &label, vouch, &mode);
         let late = |_| Error::transient("no answer to a probe");

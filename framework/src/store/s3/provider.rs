@@ -68,8 +68,9 @@ impl Provider {
     /// What is known; `None` where it has to be asked.
     pub(super) fn integrity(self) -> Option<Integrity> {
         match self {
-            Provider::Aws | Provider::Minio | Provider::Garage => Some(Integrity::Trailer),
-            Provider::R2 => Some(Integrity::Header),
+            Provider::Aws | Provider::Minio => Some(Integrity::Trailer),
+            // Garage takes trailers too, but takes the bodies that have them apart byte by byte.
+            Provider::R2 | Provider::Garage => Some(Integrity::Header),
             Provider::B2 | Provider::Gcs => Some(Integrity::Md5),
             Provider::Other => None,
         }

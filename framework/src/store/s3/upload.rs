@@ -107,7 +107,7 @@ impl Inner {
         loop {
             let vouch = self.vouch(&source, 0..len).await?;
             if label.integrity == Integrity::Md5 {
-                label.own_check = Some(part::count(source.clone(), 0..len, CHECK).await?.0);
+                label.own_check = Some(part::count(source.clone(), 0..len, CHECK).await?);
             }
             let lane = self.lanes.enter().await;
             let pulse = Pulse::new(Arc::new(progress.share()), self.lanes.clone());
@@ -196,7 +196,7 @@ impl Inner {
     async fn check(&self, mut feed: Feed) -> Result<Crc> {
         let mut pieces = Vec::new();
         while let Some(Next { source, range, .. }) = feed.next().await? {
-            pieces.push(part::count(source, range, CHECK).await?.0);
+            pieces.push(part::count(source, range, CHECK).await?);
         }
         Ok(joined(CHECK, &pieces))
     }
@@ -206,8 +206,8 @@ impl Inner {
         let payload = range.end - range.start;
         Ok(match self.integrity {
             Integrity::Trailer if payload > 0 => Vouch::Trailer { payload },
-            Integrity::Trailer | Integrity::Header => Vouch::Crc(part::count(source.clone(), range, CHECK).await?.0),
-            Integrity::Md5 => Vouch::Md5(part::count(source.clone(), range, CHECK).await?.1),
+            Integrity::Trailer | Integrity::Header => Vouch::Crc(part::count(source.clone(), range, CHECK).await?),
+            Integrity::Md5 => Vouch::Md5(part::md5(source.clone(), range).await?),
         })
     }
 

@@ -533,7 +533,6 @@ mod tests {
         drop(spool);
         // Handed over half-way by a process that was killed.
         fs::write(folder.path().join(format!("{:020}.data", 99)), "half").unwrap();
-        store.gate.add_permits(10);
         // The task that was uploading lets go of the folder when it is next scheduled.
         let again = loop {
             match Spool::open(folder.path(), Transfers::new(store.clone())) {
@@ -541,6 +540,7 @@ mod tests {
                 Err(_) => tokio::task::yield_now().await,
             }
         };
+        store.gate.add_permits(10);
         again.flushed().await;
         assert_eq!(text(&store.store, "a").await.unwrap(), "first");
         assert_eq!(text(&store.store, "b").await.unwrap(), "second");
