@@ -11,6 +11,9 @@ use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
 use crate::error::{Error, Fault};
 
+/// What the SDK says where nobody gave it credentials, or gave wrong ones.
+const NO_KEYS: [&str; 3] = ["was not enabled", "not properly configured", "no providers in chain"];
+
 /// What the store said. Found with [`Error::find`]; where it is not, nobody knows whether the call took effect.
 #[derive(Clone, Debug)]
 pub(super) struct Refused {
@@ -102,7 +105,8 @@ where
         }
         SdkError::ResponseError(_) => Error::transient(format_args!("a broken answer: {}", chain(&why))),
         SdkError::TimeoutError(_) => Error::transient("no answer in time"),
-        _ if chain(&why).contains("credentials") => Error::invalid(format_args!(
+        // Others say that they were not found in time, or that whoever has them failed: that passes.
+        _ if NO_KEYS.iter().any(|text| chain(&why).contains(text)) => Error::invalid(format_args!(
             "no credentials for `{bucket}`: give the worker a role or a profile, or set AWS_ACCESS_KEY_ID and \
              AWS_SECRET_ACCESS_KEY ({})",
             chain(&why)
@@ -122,10 +126,13 @@ fn refused(status: u16, code: &str, text: &str, bucket: &str) -> Error {
         "InvalidAccessKeyId" | "InvalidToken" | "InvalidSecurity" | "NotSignedUp" | "UnauthorizedAccess" => {
             "the store does not know these keys: check the access key id".to_owned()
         }
-        "ExpiredToken" | "TokenRefreshRequired" => "the credentials have expired: renew them".to_owned(),
         "SignatureDoesNotMatch" => "the signature is wrong: check the secret access key, and the region".to_owned(),
         "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException" => {
             format!("`{bucket}` is in another region: set FOREBAY_S3_REGION")
+        }
+        "ExpiredToken" | "TokenRefreshRequired" => {
+            // Who gives out credentials that expire gives out new ones.
+            return Error::new(Fault::Transient, said).context("the credentials have expired: renew them");
         }
         "RequestTimeTooSkewed" | "RequestExpired" => {
             // The SDK has learned the store's time from this answer and signs by it from now on.
@@ -176,7 +183,6 @@ mod tests {
             (403, "InvalidAccessKeyId", "access key id"),
             (403, "SignatureDoesNotMatch", "secret access key"),
             (400, "AuthorizationHeaderMalformed", "FOREBAY_S3_REGION"),
-            (400, "ExpiredToken", "renew"),
             (400, "EntityTooLarge", "first line"),
         ];
         for (status, code, says) in cases {
@@ -198,6 +204,7 @@ mod tests {
             (409, "ConditionalRequestConflict"),
             (400, "BadDigest"),
             (403, "RequestTimeTooSkewed"),
+            (400, "ExpiredToken"),
         ];
         for (status, code) in cases {
             assert_eq!(one(status, code).fault(), Fault::Transient, "{code}");

@@ -77,6 +77,14 @@ impl Feed {
         })
     }
 
+    /// Where its ranges are taken from; a stream has none.
+    pub(super) fn source(&self) -> Option<Source> {
+        match self {
+            Feed::Ranges { source, .. } => Some(source.clone()),
+            Feed::Stream(_) => None,
+        }
+    }
+
     /// The next part; `None` after the last. May be dropped at any time and called again.
     pub(super) async fn next(&mut self) -> Result<Option<Next>> {
         match self {

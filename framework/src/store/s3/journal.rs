@@ -44,6 +44,8 @@ pub(super) struct FileId {
     pub(super) len: u64,
     device: u64,
     inode: u64,
+    written: (i64, i64),
+    /// Of the file or of what is known of it: nobody can set it back.
     changed: (i64, i64),
 }
 
@@ -64,14 +66,24 @@ pub(super) struct Journal {
 }
 
 impl FileId {
-    pub(super) fn of(path: &Path) -> Result<Self> {
-        let found = fs::metadata(path).with_context(|| path.display().to_string())?;
-        let path = fs::canonicalize(path)?;
-        let (len, device, inode) = (found.len(), found.dev(), found.ino());
-        Ok(FileId { path, len, device, inode, changed: (found.mtime(), found.mtime_nsec()) })
+    /// Of an open file, which has that path.
+    pub(super) fn of_open(file: &File, path: &Path) -> Result<Self> {
+        Self::new(file.metadata().with_context(|| path.display().to_string())?, path)
     }
 
-    fn is_there(&self) -> bool {
+    fn of(path: &Path) -> Result<Self> {
+        Self::new(fs::metadata(path)?, path)
+    }
+
+    fn new(found: fs::Metadata, path: &Path) -> Result<Self> {
+        let path = fs::canonicalize(path)?;
+        let (len, device, inode) = (found.len(), found.dev(), found.ino());
+        let (written, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+        Ok(FileId { path, len, device, inode, written, changed })
+    }
+
+    /// Whether it is still the same.
+    pub(super) fn is_there(&self) -> bool {
         FileId::of(&self.path).is_ok_and(|now| now == *self)
     }
 }

@@ -12,8 +12,8 @@
 //!
 //! # What is asked before anything is relied on
 //! Opening a bucket writes a few bytes below `.forebay-probe/` and deletes them. It finds out whether the store looks at
-//! checksums, and of which kind, and whether conditional writes are atomic: eight writers race to create one object, and
-//! exactly one has to win. Where they are not, [`Put::Create`] and [`Put::Match`] are refused and
+//! checksums, and of which kind, and whether conditional writes are atomic: twelve writers race to create one object, twice,
+//! and exactly one has to win. Where they are not, [`Put::Create`] and [`Put::Match`] are refused and
 //! [`conditional`](Store::conditional) says `None`. Where nothing may be written, the bucket is only read.
 //!
 //! # Integrity
@@ -107,8 +107,9 @@ impl S3 {
         S3Settings::from_env()
     }
 
-    /// Ends uploads in parts below this prefix that were begun longer ago than `age` by the store's clock, whoever began
-    /// them, and says how many. For what lost machines left behind.
+    /// Ends uploads in parts below this prefix that were begun longer ago than `age` by this machine's clock, whoever
+    /// began them, and says how many. For what lost machines left behind: `age` should be longer than any upload takes,
+    /// and than clocks differ.
     pub async fn abort_uploads(&self, age: Duration) -> Result<usize> {
         self.inner.may_write()?;
         let Inner { bucket, prefix, .. } = &*self.inner;
@@ -212,6 +213,11 @@ impl Inner {
         let bytes = reading.moving(MOVES_WITHIN).collect(GET_MOST).await?;
         if given == (0..len) && checksum.is_some_and(|checksum| !checksum.holds_all(&bytes)) {
             return Err(Error::transient(format_args!("{key} came damaged")));
+        }
+        if given.start > asked.start || given.end < asked.end {
+            return Err(Error::transient(format_args!(
+                "the answer has {given:?} of {key}, but {asked:?} was asked for"
+            )));
         }
         let skip = usize::try_from(asked.start - given.start)?;
         let bytes = bytes.slice(skip..skip + usize::try_from(asked.end - asked.start)?);

@@ -120,7 +120,7 @@ impl S3Settings {
     /// `Invalid` for what an operator has to set right: the URL, keys, the bucket's name or region. `Transient` where the
     /// store does not answer within two minutes.
     pub async fn open(self) -> Result<S3> {
-        let context = format!("opening {}", self.url);
+        let context = format!("opening {}", shown(&self.url));
         let late = |_| Error::transient(format_args!("the store did not answer within {OPEN_WITHIN:?}"));
         timeout(OPEN_WITHIN, self.connect()).await.map_err(late).flatten().context(context)
     }
@@ -171,9 +171,9 @@ impl S3Settings {
 
     /// The bucket, and what every key begins with.
     fn place(&self) -> Result<(String, String)> {
-        let url = &self.url;
+        let (url, shown) = (&self.url, shown(&self.url));
         let wrong =
-            || Error::invalid(format_args!("`{url}` names no bucket: want s3://bucket or s3://bucket/some/prefix"));
+            || Error::invalid(format_args!("`{shown}` names no bucket: want s3://bucket or s3://bucket/some/prefix"));
         let rest = url.strip_prefix("s3://").ok_or_else(wrong)?;
         let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
@@ -184,7 +184,7 @@ impl S3Settings {
         if prefix.is_empty() {
             return Ok((name.to_owned(), String::new()));
         }
-        Key::new(prefix).with_context(|| format!("the prefix of `{url}`"))?;
+        Key::new(prefix).with_context(|| format!("the prefix of `{shown}`"))?;
         Ok((name.to_owned(), format!("{prefix}/")))
     }
 
@@ -208,6 +208,16 @@ struct Cloudflare {
     keys: Option<(String, String)>,
 }
 
+/// A URL without what could be a key in it.
+fn shown(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://...@{rest}"),
+        (None, Some((_, rest))) => format!("...@{rest}"),
+        _ => url.to_owned(),
+    }
+}
+
 fn check(endpoint: &str) -> Result<()> {
     let uri: Option<Uri> = endpoint.parse().ok();
     let whole = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
@@ -223,8 +233,8 @@ impl fmt::Debug for S3Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { url, endpoint, region, provider, keys, uploads, read_only, conditions } = self;
         f.debug_struct("S3Settings")
-            .field("url", url)
-            .field("endpoint", endpoint)
+            .field("url", &shown(url))
+            .field("endpoint", &endpoint.as_deref().map(shown))
             .field("region", region)
             .field("provider", provider)
             .field("keys", &keys.as_ref().map(|_| "given"))
@@ -258,5 +268,8 @@ mod tests {
         assert!(!format!("{settings:?}").contains("very-secret"));
         let why = check("https://user:very-secret@host").unwrap_err().to_string();
         assert!(!why.contains("very-secret"));
+        let settings = S3::at("s3://id:very-secret@bucket").endpoint("https://host?key=very-secret");
+        assert!(!format!("{settings:?}").contains("very-secret"));
+        assert!(!settings.place().unwrap_err().to_string().contains("very-secret"));
     }
 }

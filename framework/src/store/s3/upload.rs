@@ -6,6 +6,7 @@
 //! write whose answer was lost took place is told by the name that each write carries.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::part::{self, PartBody, Pulse, Source};
 use super::provider::Integrity;
 use super::wire::BUFFER;
 use super::{Inner, random_id};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Fault, Result};
 use crate::flow::{Direction, Flow};
 use crate::store::checksum::joined;
 use crate::store::content::{self, Body};
@@ -68,18 +69,16 @@ impl Inner {
                 let (file, len) = content::open(&path).await?;
                 progress.expect(len);
                 if len <= PART {
+                    let id = FileId::of_open(&file, &path)?;
                     let sent = self.single(key, Source::File(file), len, mode, &progress).await;
-                    return sent.with_context(|| path.display().to_string());
+                    let sent = sent.with_context(|| path.display().to_string())?;
+                    return unchanged(&id, &path).map(|()| sent);
                 }
-                let id = FileId::of(&path)?;
+                let id = FileId::of_open(&file, &path)?;
                 let part = part_len(len, self.lanes.count());
                 let feed = || Feed::file(Arc::clone(&file), len, part);
-                let sent = self.parts(key, Some(id.clone()), feed, part, mode, &progress).await;
-                let sent = sent.with_context(|| path.display().to_string())?;
-                if FileId::of(&path)? != id {
-                    return Err(Error::failed(format_args!("{} was changed while it was uploaded", path.display())));
-                }
-                Ok(sent)
+                let sent = self.parts(key, Some(id), feed, part, mode, &progress).await;
+                sent.with_context(|| path.display().to_string())
             }
             Body::Stream(stream) => {
                 let mut feed = Feed::stream(stream);
@@ -125,12 +124,11 @@ impl Inner {
                 _ => {}
             }
             unsure |= fault::said(&why).is_none_or(|said| !said.is_sure());
-            let moved = pulse.moved();
             pulse.undo();
             failures += 1;
             debug!(key, %why, "a put failed");
             // Each try sends all of it: what it moved counts for nothing.
-            sleep(budget.spend(why, if moved == len { 0 } else { moved })?).await;
+            sleep(budget.spend(why, 0)?).await;
         }
     }
 
@@ -286,6 +284,7 @@ struct Upload {
     /// How long before this upload others may have begun whose answers were lost.
     lost: Option<Duration>,
     settled: bool,
+    resumed: bool,
 }
 
 impl Drop for Upload {
@@ -345,23 +344,30 @@ impl Upload {
             }
         };
         let to = Arc::new(To { key, id });
-        Ok(Upload { inner: Arc::clone(inner), to, label, journal, done: HashMap::new(), lost, settled: false })
+        Ok(Upload {
+            inner: Arc::clone(inner),
+            to,
+            label,
+            journal,
+            done: HashMap::new(),
+            lost,
+            settled: false,
+            resumed: false,
+        })
     }
 
     fn resumed(inner: &Arc<Inner>, key: &str, journal: Journal, parts: Vec<Part>, own_check: Option<Crc>) -> Self {
         let label = Label { write_id: journal.head.write_id.clone(), own_check, integrity: inner.integrity };
         let to = Arc::new(To { key: key.to_owned(), id: journal.head.id.clone() });
         let done = parts.into_iter().map(|part| (part.number, part)).collect();
-        Upload { inner: Arc::clone(inner), to, label, journal, done, lost: None, settled: false }
+        Upload { inner: Arc::clone(inner), to, label, journal, done, lost: None, settled: false, resumed: true }
     }
 
     async fn run(&mut self, feed: &mut Feed, first: Option<Next>, mode: &Put, share: &Arc<Share>) -> Result<Outcome> {
-        if !self.done.is_empty()
-            && let Err(why) = self.compare().await
+        if self.resumed
+            && let Some(outcome) = self.compare(feed.source()).await?
         {
-            // Some stores cannot say which parts they have: then all are sent, as if none had been.
-            debug!(key = self.to.key, %why, "the parts of an upload that was cut off are not known");
-            self.done.clear();
+            return Ok(outcome);
         }
         if let Feed::Ranges { part, .. } = feed {
             // A resumed upload goes on in the parts that it began with.
@@ -371,17 +377,51 @@ impl Upload {
         if let Some(before) = self.lost {
             self.sweep(before).await;
         }
+        if let Some(file) = &self.journal.head.file
+            && !file.is_there()
+        {
+            return Err(Error::failed("the file was changed while it was uploaded: nothing was written"));
+        }
         self.complete(mode).await
     }
 
-    /// Forgets the parts of which the store has no more, or others.
-    async fn compare(&mut self) -> Result<()> {
-        let there = self.inner.bucket.parts(&self.to.key, &self.to.id).await?;
+    /// Forgets the parts that the store has not, or that the file has not any more. The outcome, if the upload had come to
+    /// its end before it was cut off.
+    async fn compare(&mut self, source: Option<Source>) -> Result<Option<Outcome>> {
+        let (To { key, id }, inner) = (&*self.to, &self.inner);
+        let asked = inner.asked(|| async {
+            match inner.bucket.parts(key, id).await {
+                Err(why) if fault::said(&why).is_some_and(|said| said.status < 500) => Ok(Err(why)),
+                there => there.map(Ok),
+            }
+        });
+        let there = match asked.await? {
+            Ok(there) => there,
+            Err(why) if fault::means(&why) == Some(Means::NoUpload) => {
+                return match inner.lost_race(key, &self.label, true).await? {
+                    Outcome::Stored(version) => Ok(Some(Outcome::Stored(version))),
+                    Outcome::Conflict => Err(why),
+                };
+            }
+            Err(why) => {
+                // Some stores cannot say which parts they have: then all are sent, as if none had been.
+                debug!(key, %why, "the parts of an upload that was cut off are not known");
+                Vec::new()
+            }
+        };
         self.done.retain(|number, part| {
             there.iter().any(|(n, tag, len)| n == number && *tag == part.tag && *len == part.crc.len)
         });
-        debug!(key = self.to.key, parts = self.done.len(), "an upload goes on where it was cut off");
-        Ok(())
+        if let Some(source) = source {
+            for part in self.done.values().cloned().collect::<Vec<_>>() {
+                let start = u64::from(part.number - 1) * self.journal.head.part;
+                if part::count(source.clone(), start..start + part.crc.len, CHECK).await? != part.crc {
+                    self.done.remove(&part.number);
+                }
+            }
+        }
+        debug!(key, parts = self.done.len(), "an upload goes on where it was cut off");
+        Ok(None)
     }
 
     async fn send(&mut self, feed: &mut Feed, first: Option<Next>, share: &Arc<Share>) -> Result<()> {
@@ -500,7 +540,8 @@ impl Upload {
         let crcs: Vec<Crc> = parts.iter().map(|part| part.crc).collect();
         let whole = joined(CHECK, &crcs);
         let (To { key, id }, bucket) = (&*self.to, &self.inner.bucket);
-        let (mut budget, mut unsure) = (Budget::default(), false);
+        // Of one that was resumed, the process before may have done it.
+        let (mut budget, mut unsure) = (Budget::default(), self.resumed);
         loop {
             let why = match bucket.complete(key, id, &parts, whole, self.inner.integrity, mode).await {
                 Ok(version) => return Ok(Outcome::Stored(version)),
@@ -533,6 +574,13 @@ impl Upload {
             self.journal.forget();
             return ended.map(Attempt::Ended);
         }
+        if let (Err(why), Some(_)) = (&ended, &self.journal.head.file)
+            && fault::means(why).is_none()
+            && why.fault() == Fault::Transient
+        {
+            // The link is away: the next upload of this file goes on from here.
+            return Err(why.clone());
+        }
         let gone = matches!(&ended, Err(why) if fault::means(why) == Some(Means::NoUpload));
         let aborting = timeout(ABORT_WITHIN, self.inner.asked(|| self.inner.bucket.abort(&self.to.key, &self.to.id)));
         if gone || aborting.await.is_ok_and(|aborted| aborted.is_ok()) {
@@ -544,6 +592,16 @@ impl Upload {
                 Ok(Attempt::Lost(why))
             }
             Err(why) => Err(why),
+        }
+    }
+}
+
+/// A file that was changed meanwhile may have been sent half old, half new.
+fn unchanged(id: &FileId, path: &Path) -> Result<()> {
+    match id.is_there() {
+        true => Ok(()),
+        false => {
+            Err(Error::failed(format_args!("{} was changed while it was uploaded: upload it again", path.display())))
         }
     }
 }

@@ -82,6 +82,18 @@ impl std::fmt::Display for Changed {
 
 impl std::error::Error for Changed {}
 
+/// Bytes that came could not be written.
+#[derive(Debug)]
+struct Unwritten(String);
+
+impl std::fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "writing the file: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unwritten {}
+
 impl Download {
     pub(super) async fn run(self) -> Result<(Fetched, Bytes)> {
         let name = self.origin.name();
@@ -255,7 +267,8 @@ impl Shared {
             }
             match came {
                 Ok(()) => break,
-                Err(why) if why.find::<Changed>().is_some() => return Err(why),
+                // What was counted is not in the file, so going on would leave a hole.
+                Err(why) if why.find::<Changed>().is_some() || why.find::<Unwritten>().is_some() => return Err(why),
                 Err(why) => {
                     debug!(at, end = range.end, %why, "a range broke off");
                     sleep(budget.spend(why, at - began)?).await;
@@ -422,8 +435,11 @@ impl Writer {
     async fn written(&mut self) -> Result<()> {
         match self.writing.take() {
             None => Ok(()),
-            // A disk that is full or broken is not the link's fault; it is the node's as long as it lasts.
-            Some(writing) => writing.await.context("file thread")?.context("writing the file"),
+            // A disk that is full or broken is the node's fault and not the link's: another may do better.
+            Some(writing) => {
+                let written = writing.await.context("file thread").flatten();
+                written.map_err(|why| Error::new(Fault::Transient, Unwritten(why.to_string())))
+            }
         }
     }
 

@@ -8,7 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -77,7 +77,8 @@ impl Partial {
             options.open(path).with_context(|| format!("opening {}", path.display()))
         };
         let file = open(&path)?;
-        if file.try_lock().is_err() {
+        // Whoever had the lock before may have finished, and then this is the finished file under its old name.
+        if file.try_lock().is_err() || !is_at(&file, &path) {
             return Err(Error::transient(format_args!("{} is being downloaded by another process", target.display())));
         }
         let log = open(&log_path)?;
@@ -88,11 +89,11 @@ impl Partial {
 
     /// Makes room for another version, or for the first.
     pub(super) fn begin(&self, name: &str, plan: &Plan) -> Result<()> {
-        let free = rustix::fs::fstatvfs(&*self.file).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         self.file.set_len(0)?;
+        let free = rustix::fs::fstatvfs(&*self.file).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         if free.is_ok_and(|free| free < plan.len) {
             let (free, path, len) = (free.unwrap_or_default(), self.target.display(), plan.len);
-            return Err(Error::invalid(format_args!("{path} needs {len} bytes, but the disk has {free} left")));
+            return Err(Error::transient(format_args!("{path} needs {len} bytes, but the disk has {free} left")));
         }
         self.file.set_len(plan.len)?;
         let log = self.log();
@@ -114,6 +115,9 @@ impl Partial {
 
     /// Gives the file its name.
     pub(super) fn finish(&self) -> Result<()> {
+        if !is_at(&self.file, &self.path) {
+            return Err(Error::transient(format_args!("{} was taken away", self.path.display())));
+        }
         let renamed = fs::rename(&self.path, &self.target);
         renamed.with_context(|| format!("naming {}", self.target.display()))?;
         let _ = fs::remove_file(&self.log_path);
@@ -130,6 +134,12 @@ impl Partial {
     fn log(&self) -> std::sync::MutexGuard<'_, File> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether `path` still names this very file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |found: fs::Metadata| (found.dev(), found.ino());
+    file.metadata().and_then(|own| Ok(id(own) == id(fs::symlink_metadata(path)?))).unwrap_or(false)
 }
 
 /// Lines are appended in one write each: a kill leaves whole lines and at most a part of the last.

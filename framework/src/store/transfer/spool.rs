@@ -150,14 +150,17 @@ impl Spool {
     pub async fn file(&self, key: &Key, path: impl AsRef<Path>, mode: Put) -> Result<()> {
         let path = path.as_ref().to_owned();
         let len = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
-        self.take(key, len, &mode, move |to| {
-            if fs::rename(&path, to).is_err() {
-                fs::copy(&path, to).with_context(|| path.display().to_string())?;
-                fs::remove_file(&path)?;
+        let from = path.clone();
+        let fill = move |to: &Path| {
+            if fs::hard_link(&from, to).is_err() {
+                fs::copy(&from, to).with_context(|| from.display().to_string())?;
             }
             Ok(())
-        })
-        .await
+        };
+        self.take(key, len, &mode, fill).await?;
+        // Only now that the spool has it: at every moment before, a kill leaves the caller's file.
+        let removed = tokio::task::spawn_blocking(move || fs::remove_file(&path).context(path.display()));
+        removed.await.context("file thread")?
     }
 
     /// Hands over a buffer; else as [`file`](Spool::file).
@@ -254,6 +257,11 @@ impl Shared {
         }
         left.sort_unstable();
         for (number, path) in left {
+            // Put aside half-way: the other half is in `rejected`.
+            if !folder.join(format!("{number:020}.data")).exists() {
+                fs::remove_file(&path)?;
+                continue;
+            }
             let entry = read(&folder, number).with_context(|| path.display().to_string())?;
             state.next = number;
             state.bytes += entry.len;
@@ -261,6 +269,11 @@ impl Shared {
         }
         if !state.waiting.is_empty() {
             debug!(uploads = state.waiting.len(), folder = %folder.display(), "uploads that were left are gone on with");
+        }
+        for entry in fs::read_dir(folder.join("rejected"))? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.split_once('.')?.0.parse().ok());
+            state.next = state.next.max(number.unwrap_or_default());
         }
         let (changed, meter) = (Notify::new(), SpoolMeter::new());
         Ok(Shared { folder, state: Mutex::new(state), changed, meter, bound, _lock: lock })
@@ -279,10 +292,8 @@ impl Shared {
         let (data, note) = (self.data(entry.number), self.note(entry.number));
         let text = serde_json::to_vec(&Note { key: entry.key.to_string(), create: entry.create })?;
         let unfinished = note.with_extension("new");
-        let written = fill(&data).and_then(|()| {
-            fs::write(&unfinished, text)?;
-            Ok(fs::rename(&unfinished, &note)?)
-        });
+        let written = fs::write(&unfinished, text).map_err(Error::from);
+        let written = written.and_then(|()| fill(&data)).and_then(|()| Ok(fs::rename(&unfinished, &note)?));
         if written.is_err() {
             let _ = fs::remove_file(&data);
             let _ = fs::remove_file(&unfinished);
