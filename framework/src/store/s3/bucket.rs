@@ -58,8 +58,8 @@ pub(super) struct Facts {
     pub(super) checksum: Option<Checksum>,
     /// Which write of ours it is, if it is one.
     pub(super) write_id: Option<String>,
-    /// A check of this many parts, whose length is to be found out.
-    parts: Option<(Algorithm, u64)>,
+    /// A check of parts and their number; their length is to be found out.
+    parts: Option<(Algorithm, u64, u64)>,
 }
 
 /// An object whose bytes are about to come.
@@ -154,11 +154,11 @@ impl Bucket {
         let len = length(answer.content_length())?;
         let mut facts = Facts::of_head(&answer, len)?;
         if whole
-            && let Some((algorithm, value)) = facts.parts
+            && let Some((algorithm, value, parts)) = facts.parts
             && let Ok(first) = ask(Some(1)).await
             && let Ok(part) = length(first.content_length())
             && part > 0
-            && first.parts_count().is_none_or(|parts| len.div_ceil(part) == parts as u64)
+            && len.div_ceil(part) == parts
             && Facts::of_head(&first, len)?.version == facts.version
         {
             facts.checksum = Some(Checksum::OfParts { algorithm, value, part });
@@ -379,7 +379,10 @@ impl Facts {
             match sum.map(|sum| sum.split_once('-').ok_or(sum)) {
                 None => {}
                 Some(Err(sum)) => checksum = part::value(sum).map(|value| Checksum::Whole { algorithm, value }),
-                Some(Ok((sum, _))) => parts = part::value(sum).map(|value| (algorithm, value)),
+                Some(Ok((sum, number))) => {
+                    let number = number.parse().ok();
+                    parts = part::value(sum).zip(number).map(|(value, number)| (algorithm, value, number));
+                }
             }
             if checksum.is_some() || parts.is_some() {
                 break;
