@@ -108,7 +108,7 @@ async fn whoever_tells_it_to_stop_it_leaves_no_doubt_and_no_process() {
     for (signal, to_both) in [("TERM", true), ("INT", false), ("INT", true), ("HUP", false), ("HUP", true)] {
         let world = World::new(false).await;
         world.write_lines("jobs.jsonl", 1000);
-        let late = Fault::Late(Duration::from_millis(200));
+        let late = Fault::Late(Duration::from_millis(500));
         world.fake.fault(Action::SendMessageBatch, 31..=u64::MAX, late);
         let first = world.start(&SUBMIT);
         eventually("it is half-way", || world.count() >= 300);
