@@ -27,7 +27,7 @@ const STARTED_WITHIN: Duration = Duration::from_secs(60);
 /// Attempts at a start, as somebody else may take the free port first.
 const STARTS: usize = 3;
 /// Those that need a directory.
-const KEEPS: [&str; 3] = ["garage", "rclone", "s3s-fs"];
+const KEEPS: [&str; 2] = ["garage", "s3s-fs"];
 
 /// Who asks, as the servers of S3 know it: access key and secret key. `scripts/servers/start` has the same.
 pub const S3_KEYS: (&str, &str) =
@@ -53,15 +53,15 @@ enum Runs {
 }
 
 impl Server {
-    /// Starts `moto`, `localstack` (S3 and SQS in memory), `fauxqs` (the same), `garage` or `rclone` (S3), installing
+    /// Starts `moto` (S3 and SQS in memory), `fauxqs` (the same) or `garage` (S3), installing
     /// it first if it is not there; or `s3s-fs` (S3), which is part of this crate. `None` where `FOREBAY_SKIP_SERVERS` is
     /// set, for machines that cannot install them. Blocks until it answers. Panics if it cannot run, and says what to do.
     pub fn start(name: &str) -> Option<Server> {
         Self::start_in(name, None)
     }
 
-    /// The same for tests that only `./test full` runs, as they need one that takes long to install: `garage` or
-    /// `localstack`. `None` where `FOREBAY_ALL_SERVERS` is not set.
+    /// The same for tests that only `./test full` runs, as they need one that takes long to install: `garage`.
+    /// `None` where `FOREBAY_ALL_SERVERS` is not set.
     pub fn start_if_full(name: &str) -> Option<Server> {
         if std::env::var_os("FOREBAY_ALL_SERVERS").is_none_or(|set| set.is_empty()) {
             let _ = writeln!(std::io::stderr(), "FOREBAY_ALL_SERVERS is not set: nothing was checked against {name}");
@@ -70,8 +70,7 @@ impl Server {
         Self::start(name)
     }
 
-    /// The same as [`start`](Self::start) with a directory, in which all but `moto` and `localstack` keep what they are
-    /// sent.
+    /// The same as [`start`](Self::start) with a directory, in which all but `moto` keep what they are sent.
     pub fn start_in(name: &str, directory: Option<&Path>) -> Option<Server> {
         let folder = (directory.is_none() && KEEPS.contains(&name)).then(|| tempfile::tempdir().expect("a folder"));
         let kept = directory.or(folder.as_ref().map(TempDir::path));
@@ -148,8 +147,7 @@ fn launch(name: &str, directory: Option<&Path>) -> Option<(Runs, SocketAddr)> {
     let label = name.to_owned();
     thread::spawn(move || said.lines().map_while(Result::ok).for_each(|line| eprintln!("{label}: {line}")));
     let start = Instant::now();
-    // LocalStack listens before it has its bucket.
-    while !(TcpStream::connect(address).is_ok() && (name != "localstack" || has_bucket(address))) {
+    while TcpStream::connect(address).is_err() {
         let ended = child.try_wait().ok().flatten().is_some();
         if ended || start.elapsed() > STARTED_WITHIN {
             let _ = child.kill();
@@ -159,18 +157,6 @@ fn launch(name: &str, directory: Option<&Path>) -> Option<(Runs, SocketAddr)> {
         thread::sleep(Duration::from_millis(20));
     }
     Some((Runs::Process(child), address))
-}
-
-fn has_bucket(address: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(STARTED_WITHIN))?;
-        stream.write_all(format!("HEAD /{S3_BUCKET} HTTP/1.1\r\nhost: s3\r\nconnection: close\r\n\r\n").as_bytes())?;
-        let mut status = String::new();
-        BufReader::new(stream).read_line(&mut status)?;
-        Ok(status)
-    };
-    ask().is_ok_and(|status| status.contains(" 200 "))
 }
 
 /// s3s-fs, on a thread of its own.

@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, interval, interval_at, sleep};
 use tracing::info;
 
-use super::file::blocking;
 use super::{Places, Reference, local};
 use crate::error::{Context, Error, Result};
+use crate::store::blocking;
 use crate::store::{Key, Progress};
 use crate::telemetry::AssetMeter;
 

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::file::blocking;
 use super::scratch::{Scratch, TempFile};
 use super::{Places, Reference};
 use crate::error::Result;
 use crate::job::Job;
+use crate::store::blocking;
 
 /// An io stage that downloads: `.io("download", 16, Download::from(places).to_memory(64 << 20))`.
 ///

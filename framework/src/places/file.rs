@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::local;
 use crate::error::{Context, Error, Result};
+use crate::store::blocking;
 use crate::store::content::pieces;
 use crate::store::transfer::Origin;
 use crate::store::{Checksum, Content, Key, Opened, Outcome, Put, Reading, Version};
@@ -126,8 +127,4 @@ impl Drop for New {
     fn drop(&mut self) {
         let _ = rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
     }
-}
-
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.context("file thread")?
 }

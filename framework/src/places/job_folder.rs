@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::file::blocking;
 use super::scratch::Scratch;
 use super::{Places, Reference, local, send, within};
 use crate::error::{Context, Error, Result};
+use crate::store::blocking;
 use crate::store::{Content, Key, Meta, Outcome, Put, Transfers};
 
 /// Files that are moved at once, each of them in ranges.

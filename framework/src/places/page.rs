@@ -24,10 +24,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::sleep;
 
-use super::file::blocking;
 use super::https::{Https, nothing, own_headers, refused};
 use super::pace::{answer, next, paced};
 use crate::error::{Classify, Error, Fault, Result};
+use crate::store::blocking;
 use crate::store::progress::Share;
 use crate::store::transfer::{Budget, Fetched, Origin};
 use crate::store::{Checksum, Opened, Progress, Reading, Version};

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, Stream};
 use futures_util::{StreamExt, TryStreamExt};
 
-use super::Progress;
+use super::{Progress, blocking};
 use crate::error::{Context, Error, Result};
 
 /// What is to be written, and who wants to know how far it is.
@@ -113,7 +113,7 @@ impl Content {
             Body::Bytes(bytes) => Ok(bytes),
             Body::File(path) => {
                 let read = move || std::fs::read(&path).with_context(|| format!("reading {}", path.display()));
-                Ok(tokio::task::spawn_blocking(read).await.context("file thread")??.into())
+                Ok(blocking(read).await?.into())
             }
             Body::Stream(stream) => {
                 let all = stream.try_fold(BytesMut::new(), |mut all, some| async move {
@@ -150,7 +150,7 @@ pub(crate) async fn open(path: &Path) -> Result<(Arc<File>, u64)> {
         }
         Ok((Arc::new(file), found.len()))
     };
-    tokio::task::spawn_blocking(open).await.context("file thread")?
+    blocking(open).await
 }
 
 /// Bytes of a file in one piece of those that follow.
@@ -170,8 +170,8 @@ pub(crate) fn pieces(
             if len == 0 {
                 return Ok(None);
             }
-            let piece = tokio::task::spawn_blocking(move || piece(&file, base + at, len as usize));
-            Ok(Some((piece.await.context("file thread")??, at + len)))
+            let piece = blocking(move || piece(&file, base + at, len as usize)).await?;
+            Ok(Some((piece, at + len)))
         }
     })
 }

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 
 pub use checksum::{Algorithm, Checksum, Comparison, Crc};
 pub use content::Content;
@@ -138,6 +138,11 @@ impl dyn Store + '_ {
         }
         Ok(found.len())
     }
+}
+
+/// Runs what may block on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context("file thread")?
 }
 
 /// Objects in one request of `list_all`: what S3 gives at most.

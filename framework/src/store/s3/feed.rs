@@ -66,17 +66,6 @@ impl Feed {
         Feed::Ranges { source: Source::Bytes(bytes), len, part, number: 0 }
     }
 
-    pub(super) fn stream(stream: BoxStream<'static, Result<Bytes>>) -> Self {
-        Feed::Stream(Streamed {
-            stream: Some(stream),
-            filling: BytesMut::new(),
-            over: Bytes::new(),
-            place: None,
-            places: Arc::new(Semaphore::new(HELD)),
-            number: 0,
-        })
-    }
-
     /// Where its ranges are taken from; a stream has none.
     pub(super) fn source(&self) -> Option<Source> {
         match self {
@@ -103,7 +92,18 @@ impl Feed {
 }
 
 impl Streamed {
-    async fn next(&mut self) -> Result<Option<Next>> {
+    pub(super) fn new(stream: BoxStream<'static, Result<Bytes>>) -> Self {
+        Streamed {
+            stream: Some(stream),
+            filling: BytesMut::new(),
+            over: Bytes::new(),
+            place: None,
+            places: Arc::new(Semaphore::new(HELD)),
+            number: 0,
+        }
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<Next>> {
         if self.place.is_none() {
             // Nobody closes it.
             self.place = Arc::clone(&self.places).acquire_owned().await.ok();
@@ -170,7 +170,7 @@ mod tests {
         let all: Vec<u8> = (0..2 * LEAST as usize + 3).map(|i| (i % 251) as u8).collect();
         for size in [1_000, LEAST as usize, LEAST as usize + 1, all.len()] {
             let pieces: Vec<_> = all.chunks(size).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-            let mut feed = Feed::stream(stream::iter(pieces).boxed());
+            let mut feed = Feed::Stream(Streamed::new(stream::iter(pieces).boxed()));
             let mut came = Vec::new();
             let mut lens = Vec::new();
             while let Some(next) = feed.next().await.unwrap() {
@@ -186,7 +186,7 @@ mod tests {
     #[tokio::test]
     async fn no_more_of_a_stream_is_held_than_has_a_place() {
         let endless = stream::repeat_with(|| Ok(Bytes::from(vec![0; 1 << 20])));
-        let mut feed = Feed::stream(endless.boxed());
+        let mut feed = Feed::Stream(Streamed::new(endless.boxed()));
         let mut held = Vec::new();
         for _ in 0..HELD {
             held.push(feed.next().await.unwrap().unwrap());

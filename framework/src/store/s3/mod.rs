@@ -37,11 +37,13 @@ mod bucket;
 mod fault;
 mod feed;
 mod journal;
+mod multipart;
 mod part;
 mod probe;
 mod provider;
 mod settings;
 mod upload;
+mod watch;
 mod wire;
 
 use std::fmt;
@@ -57,7 +59,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::transfer::{Budget, Lanes, MOVES_WITHIN};
-use super::{Conditional, Content, Key, Meta, Object, Opened, Outcome, Page, Put, Reading, Store, Version};
+use super::{Conditional, Content, Key, Meta, Object, Opened, Outcome, Page, Put, Reading, Store, Version, blocking};
 use crate::error::{Context, Error, Result};
 use bucket::{Bucket, Facts};
 use fault::Means;
@@ -277,7 +279,9 @@ impl Inner {
 
     /// Ends the uploads that were cut off and that nobody will finish.
     async fn clean_up(&self) {
-        for journal in Journal::abandoned(&self.journals, &self.place) {
+        let (folder, place) = (self.journals.clone(), self.place.clone());
+        let abandoned = blocking(move || Ok(Journal::abandoned(&folder, &place))).await;
+        for journal in abandoned.unwrap_or_default() {
             match self.bucket.abort(&journal.head.key, &journal.head.id).await {
                 Ok(()) => journal.forget(),
                 Err(why) => debug!(key = journal.head.key, %why, "an upload that was cut off is still open"),

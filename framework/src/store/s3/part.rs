@@ -25,7 +25,7 @@ use crate::store::checksum::Counter;
 use crate::store::content::piece;
 use crate::store::progress::Share;
 use crate::store::transfer::Lanes;
-use crate::store::{Algorithm, Crc};
+use crate::store::{Algorithm, Crc, blocking};
 
 /// Bytes that are read at once, and a chunk of the encoding.
 const READ: u64 = 256 << 10;
@@ -290,7 +290,7 @@ async fn through<S: Send + 'static>(
         }
         Ok(sum)
     };
-    tokio::task::spawn_blocking(work).await.map_err(|why| Error::failed(format_args!("file thread: {why}")))?
+    blocking(work).await
 }
 
 #[cfg(test)]

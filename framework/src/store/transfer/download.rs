@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -18,19 +18,19 @@ use super::lanes::{Lane, Lanes};
 use super::origin::Origin;
 use super::partial::{self, Left, Partial, Plan};
 use super::retry::{Budget, MOVES_WITHIN};
+use super::sink::{Sink, Unwritten, Writer, gather};
+use super::tally::{Checks, Tally, seam};
 use super::{Fetched, PART};
 use crate::error::{Context, Error, Fault, Result};
 use crate::flow::{Direction, Flow};
-use crate::store::checksum::{Counter, joined};
+use crate::store::checksum::joined;
 use crate::store::progress::Share;
-use crate::store::{Algorithm, Crc, Opened, Progress, Reading};
+use crate::store::{Crc, Opened, Progress, Reading, blocking};
 
 /// How often a download begins anew because the object changed, or because what came was not what it should be.
 const BEGINNINGS: u32 = 5;
 /// No range is smaller, unless the object ends there.
 const LEAST: u64 = 4 << 20;
-/// Bytes that are written to the file at once; while they are, as many come.
-const WRITE: usize = 512 << 10;
 
 pub(super) struct Download {
     pub(super) origin: Arc<dyn Origin>,
@@ -54,13 +54,6 @@ enum Attempt {
     Wrong,
 }
 
-/// Where the bytes are put.
-#[derive(Clone)]
-enum Sink {
-    File(Arc<Partial>),
-    Memory(Arc<Mutex<Vec<(u64, Bytes)>>>),
-}
-
 /// What the tasks of one beginning share.
 struct Shared {
     origin: Arc<dyn Origin>,
@@ -81,18 +74,6 @@ impl std::fmt::Display for Changed {
 }
 
 impl std::error::Error for Changed {}
-
-/// Bytes that came could not be written.
-#[derive(Debug)]
-struct Unwritten(String);
-
-impl std::fmt::Display for Unwritten {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "writing the file: {}", self.0)
-    }
-}
-
-impl std::error::Error for Unwritten {}
 
 impl Download {
     pub(super) async fn run(self) -> Result<(Fetched, Bytes)> {
@@ -278,7 +259,8 @@ impl Shared {
         let checks = tally.end();
         if let Sink::File(partial) = &self.sink {
             let crcs: Vec<Crc> = checks.iter().map(|(_, crc)| *crc).collect();
-            partial.note(&range, joined(algorithm, &crcs).value)?;
+            let (partial, value) = (Arc::clone(partial), joined(algorithm, &crcs).value);
+            blocking(move || partial.note(&range, value)).await?;
         }
         Ok(checks)
     }
@@ -373,132 +355,6 @@ impl Shared {
     }
 }
 
-fn gather(mut pieces: Vec<(u64, Bytes)>) -> Bytes {
-    if pieces.len() == 1 {
-        return pieces.pop().map(|(_, bytes)| bytes).unwrap_or_default();
-    }
-    let mut all = BytesMut::with_capacity(pieces.iter().map(|(_, bytes)| bytes.len()).sum());
-    pieces.iter().for_each(|(_, bytes)| all.extend_from_slice(bytes));
-    all.freeze()
-}
-
-impl Sink {
-    fn discard(&self) {
-        if let Sink::File(partial) = self {
-            partial.discard();
-        }
-    }
-}
-
-/// Writes behind the reader: while one batch is written, the next comes.
-struct Writer {
-    sink: Sink,
-    at: u64,
-    batch: Vec<Bytes>,
-    len: usize,
-    writing: Option<tokio::task::JoinHandle<Result<()>>>,
-}
-
-impl Writer {
-    fn new(sink: Sink, at: u64) -> Self {
-        Writer { sink, at, batch: Vec::new(), len: 0, writing: None }
-    }
-
-    async fn take(&mut self, bytes: Bytes) -> Result<()> {
-        self.len += bytes.len();
-        self.batch.push(bytes);
-        if self.len >= WRITE { self.write().await } else { Ok(()) }
-    }
-
-    async fn write(&mut self) -> Result<()> {
-        self.written().await?;
-        let (at, batch, len) = (self.at, std::mem::take(&mut self.batch), std::mem::take(&mut self.len));
-        self.at += len as u64;
-        match &self.sink {
-            Sink::File(partial) => {
-                let file = partial.file();
-                self.writing = Some(tokio::task::spawn_blocking(move || partial::write(&file, at, &batch)));
-            }
-            Sink::Memory(pieces) => {
-                let mut pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner);
-                let starts = batch.into_iter().scan(at, |next, bytes| {
-                    let start = *next;
-                    *next += bytes.len() as u64;
-                    Some((start, bytes))
-                });
-                pieces.extend(starts);
-            }
-        }
-        Ok(())
-    }
-
-    async fn written(&mut self) -> Result<()> {
-        match self.writing.take() {
-            None => Ok(()),
-            // A disk that is full or broken is the node's fault and not the link's: another may do better.
-            Some(writing) => {
-                let written = writing.await.context("file thread").flatten();
-                written.map_err(|why| Error::new(Fault::Transient, Unwritten(why.to_string())))
-            }
-        }
-    }
-
-    async fn end(mut self) -> Result<()> {
-        if self.len > 0 {
-            self.write().await?;
-        }
-        self.written().await
-    }
-}
-
-/// Where pieces begin, and their checks.
-type Checks = Vec<(u64, Crc)>;
-
-/// Counts a range, cut where the object's parts end.
-struct Tally {
-    start: u64,
-    counter: Counter,
-    algorithm: Algorithm,
-    part: u64,
-    done: Checks,
-}
-
-impl Tally {
-    fn new(start: u64, algorithm: Algorithm, part: u64) -> Self {
-        Tally { start, counter: Counter::new(algorithm), algorithm, part, done: Checks::default() }
-    }
-
-    fn add(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let room = seam(self.start, self.part) - self.start - self.counter.crc().len;
-            let (now, later) = bytes.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()));
-            self.counter.add(now);
-            bytes = later;
-            if now.len() as u64 == room {
-                self.cut();
-            }
-        }
-    }
-
-    fn cut(&mut self) {
-        let crc = std::mem::replace(&mut self.counter, Counter::new(self.algorithm)).crc();
-        if crc.len > 0 {
-            self.done.push((self.start, crc));
-            self.start += crc.len;
-        }
-    }
-
-    fn end(mut self) -> Checks {
-        self.cut();
-        self.done
-    }
-}
-
-/// Where the part of an object ends that has the byte at `start`.
-fn seam(start: u64, part: u64) -> u64 {
-    start.checked_div(part).map_or(u64::MAX, |parts| (parts + 1).saturating_mul(part))
-}
-
 /// An answer, or an error after as long as nothing may move.
 async fn answer<T>(asking: impl Future<Output = Result<T>>) -> Result<T> {
     let late = |_| Error::transient(format_args!("no answer within {MOVES_WITHIN:?}"));
@@ -514,10 +370,6 @@ async fn with_budget<T, F: Future<Output = Result<T>>>(ask: impl Fn() -> F) -> R
             Err(why) => sleep(budget.spend(why, 0)?).await,
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.context("file thread")?
 }
 
 #[cfg(test)]

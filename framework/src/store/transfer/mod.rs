@@ -10,7 +10,9 @@ mod lanes;
 mod origin;
 mod partial;
 mod retry;
+mod sink;
 mod spool;
+mod tally;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -3,6 +3,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 
+use std::sync::Mutex;
+
 use super::*;
 use crate::store::{Checksum, Key, Memory, Put, Store, Version};
 
