@@ -12,17 +12,16 @@
 //! blocks. The first run installs the tools and builds Garage: half an hour. Needs python3 and npm.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use forebay::store::{Content, Key, Provider, Put, S3, Transfers};
 use forebay::{Classify, Context, Error, Result};
-use forebay_benches::{Spread, result};
-use forebay_tests::{Link, Process, Random, S3_BUCKET, S3_KEYS, S3_REGION, Server};
+use forebay_benches::transfer::{self, Direction};
+use forebay_benches::{Spread, link, result, same};
+use forebay_tests::{Link, Random, S3_BUCKET, S3_REGION, Server};
 use serde_json::json;
 use wait4::Wait4;
 
@@ -60,12 +59,8 @@ const CELLS: [Cell; 10] = [
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["link", server, round_trip, rate] => return link(server, round_trip, rate),
-        ["forebay", direction, endpoint, bucket, key, file] => {
-            return forebay_child(direction, endpoint, bucket, key, Path::new(file));
-        }
-        _ => {}
+    if link::serve(&arguments)? || transfer::serve(&arguments)? {
+        return Ok(());
     }
     let cells = cells()?;
     let tools = tools()?;
@@ -160,9 +155,8 @@ fn text(path: &Path) -> String {
 }
 
 fn forebay(home: &Path, errand: &Errand) -> Command {
-    let mut command = Command::new(home);
-    command.arg("forebay").args(errand.arguments());
-    command
+    let direction = if errand.up { Direction::Up } else { Direction::Down };
+    transfer::command(home, direction, errand.endpoint, errand.key, errand.file, &std::env::temp_dir())
 }
 
 fn object_store(home: &Path, errand: &Errand) -> Command {
@@ -198,35 +192,6 @@ fn lib_storage(home: &Path, errand: &Errand) -> Command {
     let mut command = Command::new(home.join("node_modules/node/bin/node"));
     command.arg(scripts().join("lib_storage_copy.mjs")).arg(home).args(errand.arguments());
     command
-}
-
-/// The process of a transfer of ours.
-fn forebay_child(direction: &str, endpoint: &str, bucket: &str, key: &str, file: &Path) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        let store = S3::at(format!("s3://{bucket}")).endpoint(endpoint).provider(Provider::Garage);
-        let store = store.uploads(std::env::temp_dir()).open().await?;
-        let (transfers, key) = (Transfers::new(store), Key::new(key)?);
-        match direction {
-            "up" => transfers.send(&key, Content::file(file), Put::Overwrite).await.map(drop),
-            _ => transfers.fetch(&key, file).await.map(drop),
-        }
-    })
-}
-
-/// The process of a link: says its port, and ends with its standard input.
-fn link(server: &str, round_trip: &str, rate: &str) -> Result<()> {
-    let server: SocketAddr = server.parse().or_invalid()?;
-    let (round_trip, rate): (u64, u64) = (round_trip.parse().or_invalid()?, rate.parse().or_invalid()?);
-    let mut link = Link::to(server).delay(Duration::from_micros(500 * round_trip));
-    if rate > 0 {
-        link = link.up(rate).down(rate);
-    }
-    let link = link.open();
-    println!("{}", link.address().port());
-    std::io::stdout().flush()?;
-    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
-    Ok(())
 }
 
 /// What one transfer took.
@@ -275,11 +240,9 @@ impl Race {
     }
 
     fn run(&self, cell: &Cell) -> Result<Raced> {
-        let mut program = Command::new(std::env::current_exe()?);
-        let link = [self.server.address().to_string(), cell.round_trip.to_string(), cell.rate.unwrap_or(0).to_string()];
-        program.arg("link").args(link).stdin(Stdio::piped());
         let limited = cell.round_trip > 0 || cell.rate.is_some();
-        let link = limited.then(|| Process::start(&mut program));
+        let link = || link::start(self.server.address(), cell.round_trip, cell.rate.unwrap_or(0));
+        let link = limited.then(link).transpose()?;
         let endpoint = link.as_ref().map_or(self.server.endpoint(), |link| format!("http://{}", link.address));
         let mut took: Vec<Vec<Took>> = self.tools.iter().map(|_| Vec::new()).collect();
         for block in 0..cell.blocks {
@@ -318,10 +281,7 @@ impl Race {
 
     fn transfer(&self, tool: &Tool, up: bool, endpoint: &str, key: &str, file: &Path) -> Result<Took> {
         let mut command = (tool.command)(&tool.home, &Errand { up, endpoint, key, file });
-        command.env("AWS_ACCESS_KEY_ID", S3_KEYS.0).env("AWS_SECRET_ACCESS_KEY", S3_KEYS.1);
-        // boto3 and the others have two names for it.
-        command.env("AWS_REGION", S3_REGION).env("AWS_DEFAULT_REGION", S3_REGION);
-        command.env("AWS_EC2_METADATA_DISABLED", "true").stdin(Stdio::null()).stdout(Stdio::null());
+        transfer::credentials(&mut command);
         let start = Instant::now();
         let child = command.spawn().with_context(|| format!("starting {}", tool.name))?;
         let id = child.id();
@@ -377,23 +337,4 @@ impl Race {
 fn fresh() -> u64 {
     static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     LAST.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
-}
-
-/// Whether two files hold the same bytes.
-fn same(one: &Path, other: &Path) -> Result<bool> {
-    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
-    if one.metadata()?.len() != other.metadata()?.len() {
-        return Ok(false);
-    }
-    let (mut a, mut b) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    loop {
-        let count = one.read(&mut a)?;
-        if count == 0 {
-            return Ok(true);
-        }
-        other.read_exact(&mut b[..count])?;
-        if a[..count] != b[..count] {
-            return Ok(false);
-        }
-    }
 }

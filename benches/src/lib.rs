@@ -1,8 +1,14 @@
 //! What the benchmarks share: interleaved comparisons, medians with their spread, exact pauses, seeded randomness,
 //! and the RESULT line that each ends with.
 
+pub mod link;
+pub mod transfer;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -208,4 +214,23 @@ pub fn resident_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = status.split(' ').nth(1).and_then(|pages| pages.parse::<f64>().ok());
     pages.map_or(f64::NAN, |pages| pages * 4096.0 / (1 << 20) as f64)
+}
+
+/// Whether two files hold the same bytes.
+pub fn same(one: &Path, other: &Path) -> forebay::Result<bool> {
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    if one.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut a, mut b) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    loop {
+        let count = one.read(&mut a)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        other.read_exact(&mut b[..count])?;
+        if a[..count] != b[..count] {
+            return Ok(false);
+        }
+    }
 }

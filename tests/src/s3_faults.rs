@@ -8,13 +8,13 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, EXPECT, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -92,12 +92,18 @@ pub struct S3Faults {
     chances: Vec<(Fault, f64)>,
     stall: Duration,
     seed: u64,
+    /// By how much the server's clock is ahead of the client's.
+    ahead: Option<Duration>,
 }
+
+/// A request may be signed so long before or after it arrives:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-authenticating-requests.html>.
+const SKEW: Duration = Duration::from_secs(15 * 60);
 
 impl S3Faults {
     /// In front of that server.
     pub fn to(server: SocketAddr) -> Self {
-        S3Faults { server, chances: Vec::new(), stall: Duration::from_secs(60), seed: 1 }
+        S3Faults { server, chances: Vec::new(), stall: Duration::from_secs(60), seed: 1, ahead: None }
     }
 
     /// How likely the fault is for a request that it can happen to, from 0 to 1; all together at most 1.
@@ -109,6 +115,13 @@ impl S3Faults {
     /// How long something that stalls stands still. 60 seconds at first.
     pub fn stall(mut self, time: Duration) -> Self {
         self.stall = time;
+        self
+    }
+
+    /// The server's clock is so far ahead of the client's: its answers say so, and a request that is signed for another
+    /// time is refused.
+    pub fn clock_ahead(mut self, by: Duration) -> Self {
+        self.ahead = Some(by);
         self
     }
 
@@ -218,12 +231,45 @@ impl Shared {
 async fn serve(shared: Arc<Shared>, server: Server, stream: TcpStream) {
     let broken = Arc::new(AtomicBool::new(false));
     let line = Line { stream, broken: broken.clone() };
-    let answer = |request| answer(shared.clone(), server.clone(), broken.clone(), request);
+    let answer = |request| timed(shared.clone(), server.clone(), broken.clone(), request);
     // How a connection ends is the client's matter, or was ours.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(line), service_fn(answer)).await;
 }
 
 type Server = Client<HttpConnector, AnyBody>;
+
+/// By the server's clock.
+async fn timed(
+    shared: Arc<Shared>,
+    server: Server,
+    broken: Arc<AtomicBool>,
+    request: Request<Incoming>,
+) -> Result<Response<AnyBody>, Failure> {
+    let Some(ahead) = shared.settings.ahead else { return answer(shared, server, broken, request).await };
+    let now = SystemTime::now() + ahead;
+    let off = match now.duration_since(signed(&request)?) {
+        Ok(before) => before,
+        Err(after) => after.duration(),
+    };
+    let mut response = if off > SKEW {
+        shared.requests.fetch_add(1, Ordering::Relaxed);
+        let text = "The difference between the request time and the current time is too large.";
+        document(StatusCode::FORBIDDEN, "", "RequestTimeTooSkewed", text)
+    } else {
+        answer(shared, server, broken, request).await?
+    };
+    response.headers_mut().insert(DATE, HeaderValue::from_str(&httpdate::fmt_http_date(now))?);
+    Ok(response)
+}
+
+/// When it was signed, as in `20301231T235959Z`.
+fn signed(request: &Request<Incoming>) -> Result<SystemTime, Failure> {
+    let date = request.headers().get("x-amz-date").ok_or("a request without a date")?.to_str()?;
+    let part = |range| date.get(range).ok_or("a date that is too short");
+    let (year, month, day) = (part(0..4)?, part(4..6)?, part(6..8)?);
+    let (hour, minute, second) = (part(9..11)?, part(11..13)?, part(13..15)?);
+    Ok(humantime::parse_rfc3339(&format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z"))?)
+}
 
 async fn answer(
     shared: Arc<Shared>,
@@ -276,20 +322,25 @@ fn forward(shared: &Shared, mut parts: Parts, body: AnyBody) -> Result<Request<A
 }
 
 fn refusal(fault: Fault) -> Response<AnyBody> {
-    let (status, document) = match fault {
-        Fault::SlowDown => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your \
-             request rate.</Message><RequestId>1</RequestId><HostId>1</HostId></Error>",
-        ),
+    match fault {
+        Fault::SlowDown => {
+            document(StatusCode::SERVICE_UNAVAILABLE, "", "SlowDown", "Please reduce your request rate.")
+        }
         // S3 sends white space as long as it is at work.
-        _ => (
-            StatusCode::OK,
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n \n \n<Error><Code>InternalError</Code><Message>We encountered \
-             an internal error. Please try again.</Message><RequestId>1</RequestId><HostId>1</HostId></Error>",
-        ),
-    };
-    let document = Full::new(Bytes::from_static(document.as_bytes())).map_err(|never: Infallible| match never {});
+        _ => {
+            let text = "We encountered an internal error. Please try again.";
+            document(StatusCode::OK, " \n \n", "InternalError", text)
+        }
+    }
+}
+
+/// An error as S3 spells it.
+fn document(status: StatusCode, space: &str, code: &str, text: &str) -> Response<AnyBody> {
+    let document = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{space}<Error><Code>{code}</Code><Message>{text}</Message>\
+         <RequestId>1</RequestId><HostId>1</HostId></Error>"
+    );
+    let document = Full::new(Bytes::from(document)).map_err(|never: Infallible| match never {});
     let mut response = Response::new(document.boxed_unsync());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));

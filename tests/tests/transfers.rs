@@ -138,6 +138,20 @@ async fn wrong_keys_and_buckets_are_told_apart_and_no_secret_is_shown() {
     }
 }
 
+/// The store's clock is right, and this machine's is an hour slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_clock_that_is_wrong_is_corrected_by_the_stores() {
+    let Some(server) = Server::start("moto") else { return };
+    let uploads = tempfile::tempdir().expect("a folder");
+    let proxy = S3Faults::to(server.address()).clock_ahead(Duration::from_secs(3600)).open();
+    let store = settings(&proxy, &uploads).open().await.expect("the bucket opens");
+    let before = proxy.requests();
+    survives(&proxy, &Transfers::new(store), "skewed", LARGE, Put::Create).await;
+    // A beginning, three parts, an end; a look at what there is, and two ranges or three.
+    let asked = proxy.requests() - before;
+    assert!(asked < 12, "each request is signed for the right time: {asked} were made");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_opened_to_be_read_is_not_written() {
     let Some(server) = Server::start("s3s-fs") else { return };

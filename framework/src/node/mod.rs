@@ -35,6 +35,7 @@ mod figures;
 mod ledger;
 mod machine;
 mod metadata;
+mod nearest;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -52,6 +53,7 @@ pub(crate) use figures::Wanted;
 use machine::Machine;
 use metadata::Metadata;
 pub(crate) use metadata::URL as METADATA;
+pub use nearest::nearest;
 
 /// What is wanted of a node, and what is done where one falls short.
 ///

@@ -181,6 +181,9 @@ pub struct Crc {
 impl Crc {
     /// The check of these bytes and then `next`'s.
     pub(crate) fn and(self, next: Crc) -> Crc {
+        if self.len == 0 {
+            return next;
+        }
         let value = self.algorithm.join(self.value, next.value, next.len);
         Crc { value, len: self.len + next.len, ..self }
     }

@@ -37,6 +37,27 @@ pub use reading::{Opened, Reading};
 pub use s3::{Provider, S3, S3Settings};
 pub use transfer::Transfers;
 
+/// What an operator has to set right before a store takes anything: its keys, its bucket. Found with [`Error::find`].
+#[derive(Debug)]
+#[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "for stores over a network"))]
+pub(crate) struct Misconfigured {
+    pub(crate) advice: String,
+    /// What the store said.
+    pub(crate) said: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl fmt::Display for Misconfigured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.advice)
+    }
+}
+
+impl std::error::Error for Misconfigured {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&**self.said.as_ref()?)
+    }
+}
+
 /// Named objects in one flat space, each replaced as a whole.
 ///
 /// What every implementation promises:

@@ -10,6 +10,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
 use crate::error::{Error, Fault};
+use crate::store::Misconfigured;
 
 /// What the SDK says where nobody gave it credentials, or gave wrong ones.
 const NO_KEYS: [&str; 3] = ["was not enabled", "not properly configured", "no providers in chain"];
@@ -106,18 +107,41 @@ where
         SdkError::ResponseError(_) => Error::transient(format_args!("a broken answer: {}", chain(&why))),
         SdkError::TimeoutError(_) => Error::transient("no answer in time"),
         // Others say that they were not found in time, or that whoever has them failed: that passes.
-        _ if NO_KEYS.iter().any(|text| chain(&why).contains(text)) => Error::invalid(format_args!(
-            "no credentials for `{bucket}`: give the worker a role or a profile, or set AWS_ACCESS_KEY_ID and \
-             AWS_SECRET_ACCESS_KEY ({})",
-            chain(&why)
-        )),
+        _ if NO_KEYS.iter().any(|text| chain(&why).contains(text)) => {
+            let advice = format!(
+                "no credentials for `{bucket}`: give the worker a role or a profile, or set AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY ({})",
+                chain(&why)
+            );
+            Error::new(Fault::Invalid, Misconfigured { advice, said: None })
+        }
         _ => Error::transient(format_args!("the store cannot be reached: {}", chain(&why))),
     }
 }
 
 fn refused(status: u16, code: &str, text: &str, bucket: &str) -> Error {
     let mut said = Refused { status, code: code.to_owned(), text: String::new() };
-    let advice = match code {
+    if let Some(advice) = advice(code, bucket) {
+        return Error::new(Fault::Invalid, Misconfigured { advice, said: Some(said.into()) });
+    }
+    match code {
+        // Who gives out credentials that expire gives out new ones.
+        "ExpiredToken" | "TokenRefreshRequired" => {
+            Error::new(Fault::Transient, said).context("the credentials have expired: renew them")
+        }
+        // The SDK has learned the store's time from this answer and signs by it from now on.
+        "RequestTimeTooSkewed" | "RequestExpired" => Error::new(Fault::Transient, said)
+            .context("this machine's clock is wrong: set it, or let it be set from the network (NTP)"),
+        _ => {
+            said.text = text.lines().next().unwrap_or_default().chars().take(200).collect();
+            Error::new(fault(&said), said)
+        }
+    }
+}
+
+/// What an operator has to set right for `bucket`, whatever the object.
+fn advice(code: &str, bucket: &str) -> Option<String> {
+    Some(match code {
         "NoSuchBucket" => format!("there is no bucket `{bucket}`: check its name, its region and the endpoint"),
         "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "Forbidden" => format!(
             "no permission: let this worker's keys do s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket, \
@@ -130,21 +154,8 @@ fn refused(status: u16, code: &str, text: &str, bucket: &str) -> Error {
         "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException" => {
             format!("`{bucket}` is in another region: set FOREBAY_S3_REGION")
         }
-        "ExpiredToken" | "TokenRefreshRequired" => {
-            // Who gives out credentials that expire gives out new ones.
-            return Error::new(Fault::Transient, said).context("the credentials have expired: renew them");
-        }
-        "RequestTimeTooSkewed" | "RequestExpired" => {
-            // The SDK has learned the store's time from this answer and signs by it from now on.
-            let why = "this machine's clock is wrong: set it, or let it be set from the network (NTP)";
-            return Error::new(Fault::Transient, said).context(why);
-        }
-        _ => {
-            said.text = text.lines().next().unwrap_or_default().chars().take(200).collect();
-            return Error::new(fault(&said), said);
-        }
-    };
-    Error::new(Fault::Invalid, said).context(advice)
+        _ => return None,
+    })
 }
 
 fn fault(said: &Refused) -> Fault {
@@ -190,6 +201,17 @@ mod tests {
             assert_eq!(why.fault(), Fault::Invalid, "{code}");
             assert!(why.to_string().contains(says) && !why.to_string().contains("secret\n"), "{code}: {why}");
             assert!(!why.to_string().contains("StringToSign"), "{code}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_every_object_is_told_from_what_concerns_one() {
+        let of_all = |code| one(400, code).context("uploading").find::<Misconfigured>().is_some();
+        for code in ["NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "AuthorizationHeaderMalformed"] {
+            assert!(of_all(code), "{code}");
+        }
+        for code in ["EntityTooLarge", "KeyTooLongError", "InvalidArgument"] {
+            assert!(!of_all(code), "{code}");
         }
     }
 

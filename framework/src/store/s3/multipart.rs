@@ -4,7 +4,7 @@
 //! At the end, when lanes are free and the link has room, parts that are far behind the others are sent a second time
 //! beside the first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -177,6 +177,8 @@ struct Upload {
     lost: Option<Duration>,
     settled: bool,
     resumed: bool,
+    /// Parts that were sent twice: the store may have kept either.
+    hedged: HashSet<u32>,
 }
 
 impl Drop for Upload {
@@ -201,7 +203,12 @@ struct Flight {
     part: Arc<Next>,
     began: Instant,
     tasks: Vec<AbortHandle>,
+    /// Those of them that have not ended.
+    senders: usize,
 }
+
+/// A part's number, and how sending it ended.
+type Sent = (u32, Result<Part>);
 
 impl Upload {
     async fn begin(
@@ -246,6 +253,7 @@ impl Upload {
             lost,
             settled: false,
             resumed: false,
+            hedged: HashSet::new(),
         })
     }
 
@@ -253,7 +261,17 @@ impl Upload {
         let label = Label { write_id: journal.head.write_id.clone(), own_check, integrity: inner.integrity };
         let to = Arc::new(To { key: key.to_owned(), id: journal.head.id.clone() });
         let done = parts.into_iter().map(|part| (part.number, part)).collect();
-        Upload { inner: Arc::clone(inner), to, label, journal, done, lost: None, settled: false, resumed: true }
+        Upload {
+            inner: Arc::clone(inner),
+            to,
+            label,
+            journal,
+            done,
+            lost: None,
+            settled: false,
+            resumed: true,
+            hedged: HashSet::new(),
+        }
     }
 
     async fn run(&mut self, feed: &mut Feed, first: Option<Next>, mode: &Put, share: &Arc<Share>) -> Result<Outcome> {
@@ -267,9 +285,7 @@ impl Upload {
             *part = self.journal.head.part;
         }
         self.send(feed, first, share).await?;
-        if let Some(before) = self.lost {
-            self.sweep(before).await;
-        }
+        self.sweep().await;
         if let Some(file) = self.journal.head.file.clone()
             && !blocking(move || Ok(file.is_there())).await?
         {
@@ -327,7 +343,7 @@ impl Upload {
 
     async fn send_all(
         &mut self,
-        tasks: &mut JoinSet<Result<Part>>,
+        tasks: &mut JoinSet<Sent>,
         feed: &mut Feed,
         first: Option<Next>,
         share: &Arc<Share>,
@@ -341,19 +357,24 @@ impl Upload {
             tokio::select! {
                 biased;
                 Some(ended) = tasks.join_next() => {
-                    let part: Result<Part> = match ended {
-                        Ok(part) => part,
+                    let (number, sent) = match ended {
+                        Ok(sent) => sent,
                         Err(why) if why.is_cancelled() => continue,
-                        Err(why) => Err(why.into()),
+                        Err(why) => return Err(why.into()),
                     };
-                    let part = part?;
-                    if let Some(flight) = flights.remove(&part.number) {
-                        took.push(flight.began.elapsed());
-                        flight.tasks.iter().for_each(AbortHandle::abort);
-                        let (journal, noted) = (self.journal.clone(), part.clone());
-                        blocking(move || journal.note(&noted)).await?;
-                        self.done.insert(part.number, part);
+                    let Some(flight) = flights.get_mut(&number) else { continue };
+                    flight.senders -= 1;
+                    if sent.is_err() && flight.senders > 0 {
+                        // Its twin is still at it.
+                        continue;
                     }
+                    let part = sent?;
+                    took.push(flight.began.elapsed());
+                    flight.tasks.iter().for_each(AbortHandle::abort);
+                    flights.remove(&number);
+                    let (journal, noted) = (self.journal.clone(), part.clone());
+                    blocking(move || journal.note(&noted)).await?;
+                    self.done.insert(number, part);
                 }
                 next = next(&mut first, feed), if !fed && room => {
                     let Some(part) = next? else {
@@ -366,7 +387,7 @@ impl Upload {
                     }
                     let part = Arc::new(part);
                     let task = self.spawn(tasks, &part, share);
-                    flights.insert(part.number, Flight { part, began: Instant::now(), tasks: vec![task] });
+                    flights.insert(part.number, Flight { part, began: Instant::now(), tasks: vec![task], senders: 1 });
                 }
                 () = sleep(LOOK), if fed && !tasks.is_empty() => self.hedge(tasks, &mut flights, &mut took, share),
                 else => return Ok(()),
@@ -374,14 +395,16 @@ impl Upload {
         }
     }
 
-    fn spawn(&self, tasks: &mut JoinSet<Result<Part>>, part: &Arc<Next>, share: &Arc<Share>) -> AbortHandle {
-        tasks.spawn(Arc::clone(&self.inner).send_part(Arc::clone(&self.to), Arc::clone(part), Arc::clone(share)))
+    fn spawn(&self, tasks: &mut JoinSet<Sent>, part: &Arc<Next>, share: &Arc<Share>) -> AbortHandle {
+        let number = part.number;
+        let sending = Arc::clone(&self.inner).send_part(Arc::clone(&self.to), Arc::clone(part), Arc::clone(share));
+        tasks.spawn(async move { (number, sending.await) })
     }
 
     /// Sends a second time what is far behind, where the link has room for it.
     fn hedge(
-        &self,
-        tasks: &mut JoinSet<Result<Part>>,
+        &mut self,
+        tasks: &mut JoinSet<Sent>,
         flights: &mut HashMap<u32, Flight>,
         took: &mut [Duration],
         share: &Arc<Share>,
@@ -400,12 +423,15 @@ impl Upload {
                 );
                 let task = self.spawn(tasks, &flight.part, share);
                 flight.tasks.push(task);
+                flight.senders += 1;
+                self.hedged.insert(flight.part.number);
             }
         }
     }
 
     /// Ends uploads to this key whose beginning was answered to nobody: begun by tries of this one, and without parts.
-    async fn sweep(&self, before: Duration) {
+    async fn sweep(&mut self) {
+        let Some(before) = self.lost.take() else { return };
         let sweep = async {
             let open = self.inner.bucket.uploads(&self.to.key).await?;
             let own = open.iter().find(|upload| upload.id == self.to.id).map(|upload| upload.begun);
@@ -451,6 +477,11 @@ impl Upload {
                         Outcome::Conflict => Err(why),
                     };
                 }
+                Some(Means::WrongPart) if !self.hedged.is_empty() => {
+                    self.name_twins(&mut parts).await?;
+                    self.hedged.clear();
+                    continue;
+                }
                 // After a race, says Amazon, all parts have to be sent again.
                 Some(Means::WrongPart | Means::Race) => return Err(why),
                 _ => {}
@@ -459,6 +490,19 @@ impl Upload {
             debug!(key, %why, "completing an upload failed");
             sleep(budget.spend(why, 0)?).await;
         }
+    }
+
+    /// Takes the tags that the store has for what was sent twice: which of the two came last is its matter, and both had
+    /// the same bytes.
+    async fn name_twins(&self, parts: &mut [Part]) -> Result<()> {
+        let To { key, id } = &*self.to;
+        for (number, tag, len) in self.inner.asked(|| self.inner.bucket.parts(key, id)).await? {
+            let twin = parts.iter_mut().find(|part| part.number == number && self.hedged.contains(&number));
+            if let Some(twin) = twin.filter(|twin| twin.crc.len == len) {
+                twin.tag = tag;
+            }
+        }
+        Ok(())
     }
 
     /// Cleans up, and says whether it is worth beginning anew.
@@ -475,6 +519,7 @@ impl Upload {
             // The link is away: the next upload of this file goes on from here.
             return Err(why.clone());
         }
+        self.sweep().await;
         let gone = matches!(&ended, Err(why) if fault::means(why) == Some(Means::NoUpload));
         let aborting = timeout(ABORT_WITHIN, self.inner.asked(|| self.inner.bucket.abort(&self.to.key, &self.to.id)));
         if gone || aborting.await.is_ok_and(|aborted| aborted.is_ok()) {

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -45,6 +46,8 @@ pub(super) struct Pulse {
     moved: AtomicU64,
     /// When something was taken last.
     last: Mutex<Instant>,
+    /// Nanoseconds for which the link waited for the disk.
+    disk: AtomicU64,
     crc: OnceLock<Crc>,
     sent: Notify,
     share: Arc<Share>,
@@ -54,7 +57,8 @@ pub(super) struct Pulse {
 impl Pulse {
     pub(super) fn new(share: Arc<Share>, lanes: Lanes) -> Arc<Self> {
         let (moved, last) = (AtomicU64::new(0), Mutex::new(Instant::now()));
-        Arc::new(Pulse { moved, last, crc: OnceLock::new(), sent: Notify::new(), share, lanes })
+        let disk = AtomicU64::new(0);
+        Arc::new(Pulse { moved, last, disk, crc: OnceLock::new(), sent: Notify::new(), share, lanes })
     }
 
     /// Payload bytes that were taken.
@@ -64,6 +68,11 @@ impl Pulse {
 
     pub(super) fn last(&self) -> Instant {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long the link waited for the disk.
+    pub(super) fn disk(&self) -> Duration {
+        Duration::from_nanos(self.disk.load(Ordering::Relaxed))
     }
 
     /// Waits until all of the body was taken.
@@ -99,7 +108,7 @@ pub(super) struct PartBody {
     source: Source,
     /// What is still to be read.
     rest: Range<u64>,
-    reading: Option<JoinHandle<Result<Bytes>>>,
+    reading: Option<(Instant, JoinHandle<Result<Bytes>>)>,
     /// What is to be given next; of payload, how much of it is.
     ready: VecDeque<(Bytes, u64)>,
     counter: Counter,
@@ -138,11 +147,13 @@ impl PartBody {
         let bytes = match &self.source {
             Source::Bytes(bytes) => bytes.slice(start..start + len as usize),
             Source::File(file) => {
-                let reading = self.reading.get_or_insert_with(|| {
+                let (began, reading) = self.reading.get_or_insert_with(|| {
                     let file = Arc::clone(file);
-                    tokio::task::spawn_blocking(move || piece(&file, at, len as usize))
+                    let reading = tokio::task::spawn_blocking(move || piece(&file, at, len as usize));
+                    (Instant::now(), reading)
                 });
                 let read = ready!(Pin::new(reading).poll(cx));
+                self.pulse.disk.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 self.reading = None;
                 match read {
                     Ok(read) => read?,
@@ -224,7 +235,7 @@ impl Body for PartBody {
 
 impl Drop for PartBody {
     fn drop(&mut self) {
-        if let Some(reading) = &self.reading {
+        if let Some((_, reading)) = &self.reading {
             reading.abort();
         }
     }

@@ -3,13 +3,14 @@
 //! It owns the questions. Each is a write of a few bytes below `.forebay-probe/`, which is deleted again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::bucket::{Bucket, CHECK, Label, Vouch};
+use super::bucket::{Bucket, CALL_WITHIN, CHECK, Label, Vouch};
 use super::fault::{self, Means};
 use super::part::{self, PartBody, Pulse, Source};
 use super::provider::{Integrity, Provider};
@@ -21,6 +22,22 @@ use crate::store::{Conditional, Crc, Progress, Put, Version};
 /// Writers that race to create one object, and how often.
 const RACERS: usize = 12;
 const RACES: usize = 2;
+/// Cloudflare R2 takes one write a second to a key.
+const BETWEEN_WRITES: Duration = Duration::from_millis(1100);
+/// Tries of what a store is too busy for.
+const PATIENCE: usize = 5;
+/// What a probe began longer ago than this is nobody's any more.
+const ABANDONED: Duration = Duration::from_secs(600);
+
+/// How a race ended.
+enum Raced {
+    /// With one winner, who wrote this version.
+    Won(Version),
+    /// With several, or with none although nothing was refused: conditions are not looked at.
+    Shared,
+    /// The store was too busy for all of them.
+    Refused,
+}
 
 /// What was found out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,7 +97,8 @@ impl Probe<'_> {
             let body =
                 PartBody::new(Source::Bytes("probe".into()), 0..5, CHECK, integrity == Integrity::Trailer, pulse);
             let body = if integrity == Integrity::Trailer { body.forged() } else { body };
-            let taken = self.bucket.put(&key, body, &label(integrity), vouch, &Put::Overwrite).await.map(drop);
+            let label = label(integrity);
+            let taken = within(self.bucket.put(&key, body, &label, vouch, &Put::Overwrite)).await.map(drop);
             if refuses(taken)? && self.refuses_part(integrity).await? {
                 return Ok(integrity);
             }
@@ -96,15 +114,28 @@ impl Probe<'_> {
             Err(why) if matches!(fault::means(&why), Some(Means::Unknown)) => return Ok(false),
             id => id?,
         };
+        self.end_abandoned(&id).await;
         let trailer = integrity == Integrity::Trailer;
         let body = PartBody::new(Source::Bytes("probe".into()), 0..5, CHECK, trailer, pulse());
         let (body, vouch) = match trailer {
             true => (body.forged(), Vouch::Trailer { payload: 5 }),
             false => (body, Vouch::Crc(Crc { algorithm: CHECK, value: 1, len: 5 })),
         };
-        let taken = self.bucket.part(&key, &id, 1, body, vouch).await.map(drop);
+        let taken = within(self.bucket.part(&key, &id, 1, body, vouch)).await.map(drop);
         self.bucket.abort(&key, &id).await?;
         refuses(taken)
+    }
+
+    /// Ends what earlier probes that were killed have left open, given the one that was begun now.
+    async fn end_abandoned(&self, begun: &str) {
+        let below = self.key.rsplit_once('/').map_or("", |(below, _)| below);
+        let open = self.bucket.uploads(below).await.unwrap_or_default();
+        let Some(now) = open.iter().find(|upload| upload.id == begun).map(|upload| upload.begun) else { return };
+        for upload in open.iter().filter(|upload| upload.begun + ABANDONED < now) {
+            if let Err(why) = self.bucket.abort(&upload.key, &upload.id).await {
+                debug!(key = upload.key, %why, "what an earlier probe has begun is still open");
+            }
+        }
     }
 
     async fn conditional(&self, integrity: Integrity) -> Result<Conditional> {
@@ -114,14 +145,15 @@ impl Probe<'_> {
             if race > 0 {
                 self.bucket.delete(&self.key).await?;
             }
-            match self.race(integrity).await? {
+            match self.race_until_won(integrity).await? {
                 Some(winner) => version = Some(winner),
                 None => return Ok(Conditional::None),
             }
         }
         let Some(version) = version else { return Ok(Conditional::None) };
-        let again = self.put(RACERS, integrity, Put::Create).await;
-        let stale = self.put(RACERS + 1, integrity, Put::Match(Version::new("0123456789abcdef0123456789abcdef"))).await;
+        let again = self.put_patiently(RACERS, integrity, Put::Create).await;
+        let other = Put::Match(Version::new("0123456789abcdef0123456789abcdef"));
+        let stale = self.put_patiently(RACERS + 1, integrity, other).await;
         for refused in [again, stale] {
             match refused.map_err(|why| (fault::means(&why), why)) {
                 Ok(_) => return Ok(Conditional::None),
@@ -130,7 +162,7 @@ impl Probe<'_> {
                 Err(_) => return Ok(Conditional::None),
             }
         }
-        match self.put(RACERS + 2, integrity, Put::Match(version)).await {
+        match self.put_patiently(RACERS + 2, integrity, Put::Match(version)).await {
             Ok(_) => Ok(Conditional::ByContent),
             Err(why) if why.fault() == Fault::Transient && fault::means(&why) != Some(Means::Condition) => Err(why),
             Err(why) => {
@@ -140,26 +172,51 @@ impl Probe<'_> {
         }
     }
 
-    /// What the one winner wrote; `None` where there is not one winner.
-    async fn race(&self, integrity: Integrity) -> Result<Option<Version>> {
-        let mut winners = Vec::new();
+    /// What the one winner wrote; `None` where there is not one winner. A store that lets a key be written once a second
+    /// may refuse all of them, and is asked again.
+    async fn race_until_won(&self, integrity: Integrity) -> Result<Option<Version>> {
+        for _ in 0..PATIENCE {
+            match self.race(integrity).await? {
+                Raced::Won(version) => return Ok(Some(version)),
+                Raced::Shared => return Ok(None),
+                Raced::Refused => sleep(BETWEEN_WRITES).await,
+            }
+        }
+        Err(Error::transient("the store is too busy to be asked about conditional writes"))
+    }
+
+    async fn race(&self, integrity: Integrity) -> Result<Raced> {
+        let (mut winners, mut refused) = (Vec::new(), 0);
         for raced in join_all((0..RACERS).map(|number| self.put(number, integrity, Put::Create))).await {
             match raced {
                 Ok(version) => winners.push(version),
                 Err(why) => match fault::means(&why) {
                     Some(Means::Condition | Means::Race) => {}
-                    // A store may refuse so many writes to one key at once.
-                    Some(_) if fault::said(&why).is_some_and(|said| matches!(said.status, 429 | 503)) => {}
+                    Some(_) if is_busy(&why) => refused += 1,
                     _ if why.fault() == Fault::Transient || denied(&why) => return Err(why),
-                    _ => return Ok(None),
+                    _ => return Ok(Raced::Shared),
                 },
             }
         }
-        if winners.len() != 1 {
-            debug!(bucket = self.bucket.name, winners = winners.len(), "a race to create has not one winner");
-            return Ok(None);
+        match (winners.len(), winners.pop()) {
+            (1, Some(winner)) => return Ok(Raced::Won(winner)),
+            (0, _) if refused > 0 => return Ok(Raced::Refused),
+            (winners, _) => {
+                debug!(bucket = self.bucket.name, winners, "a race to create has not one winner");
+            }
         }
-        Ok(winners.pop())
+        Ok(Raced::Shared)
+    }
+
+    /// Again where the store wants fewer writes to one key.
+    async fn put_patiently(&self, number: usize, integrity: Integrity, mode: Put) -> Result<Version> {
+        for _ in 1..PATIENCE {
+            match self.put(number, integrity, mode.clone()).await {
+                Err(why) if is_busy(&why) => sleep(BETWEEN_WRITES).await,
+                put => return put,
+            }
+        }
+        self.put(number, integrity, mode).await
     }
 
     async fn put(&self, number: usize, integrity: Integrity, mode: Put) -> Result<Version> {
@@ -173,12 +230,8 @@ impl Probe<'_> {
         };
         let body = PartBody::new(source, 0..len, CHECK, trailer, pulse());
         let label = label(integrity);
-        let put = self.bucket.put(&self.key, body, &label, vouch, &mode);
-        let late = |_| Error::transient("no answer to a probe");
-        tokio::time::timeout(super::bucket::CALL_WITHIN, put)
-            .await
-            .map_err(late)?
-            .context("asking what the store can do")
+        let put = within(self.bucket.put(&self.key, body, &label, vouch, &mode)).await;
+        put.context("asking what the store can do")
     }
 
     async fn clean(&self) {
@@ -200,6 +253,15 @@ fn refuses(taken: Result<()>) -> Result<bool> {
         Some((_, Means::Unknown)) => Ok(false),
         _ => Err(why),
     }
+}
+
+async fn within<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Error::transient("no answer to a probe");
+    timeout(CALL_WITHIN, call).await.map_err(late)?
+}
+
+fn is_busy(why: &Error) -> bool {
+    fault::said(why).is_some_and(|said| matches!(said.status, 429 | 503))
 }
 
 fn denied(why: &Error) -> bool {

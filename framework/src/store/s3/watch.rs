@@ -30,7 +30,10 @@ pub(super) async fn watched<T>(
     let began = Instant::now();
     let answer = answered(call, pulse, lane, failures).await;
     match &answer {
-        Ok(_) => Flow::of_process().moved(Direction::Upload, pulse.moved(), began.elapsed()),
+        Ok(_) => {
+            let network = began.elapsed().saturating_sub(pulse.disk());
+            Flow::of_process().moved(Direction::Upload, pulse.moved(), network);
+        }
         // A store that says why it did nothing has answered well.
         Err(why) if fault::said(why).is_none_or(|said| !said.is_sure()) => {
             Flow::of_process().failed(Direction::Upload);

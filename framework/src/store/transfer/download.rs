@@ -7,14 +7,16 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::lanes::{Lane, Lanes};
+use super::lanes::{Lane, Lanes, NearlyFree};
 use super::origin::Origin;
 use super::partial::{self, Left, Partial, Plan};
 use super::retry::{Budget, MOVES_WITHIN};
@@ -25,7 +27,7 @@ use crate::error::{Context, Error, Fault, Result};
 use crate::flow::{Direction, Flow};
 use crate::store::checksum::joined;
 use crate::store::progress::Share;
-use crate::store::{Crc, Opened, Progress, Reading, blocking};
+use crate::store::{Checksum, Crc, Opened, Progress, Reading, Version, blocking};
 
 /// How often a download begins anew because the object changed, or because what came was not what it should be.
 const BEGINNINGS: u32 = 5;
@@ -51,7 +53,15 @@ pub(super) enum Target {
 enum Attempt {
     Done(Fetched, Bytes),
     Changed,
-    Wrong,
+    /// The check of what came.
+    Wrong(Crc),
+}
+
+/// How a range was opened, the lane that it comes along, and how long the answer took.
+struct Answer {
+    opened: Opened,
+    lane: Lane,
+    took: Duration,
 }
 
 /// What the tasks of one beginning share.
@@ -59,7 +69,13 @@ struct Shared {
     origin: Arc<dyn Origin>,
     lanes: Lanes,
     progress: Arc<Share>,
-    plan: Plan,
+    name: String,
+    len: u64,
+    version: Version,
+    /// What the first answer said of all bytes.
+    told: Option<Checksum>,
+    resumed: bool,
+    plan: OnceCell<Plan>,
     sink: Sink,
 }
 
@@ -83,13 +99,15 @@ impl Download {
 
     async fn begin_until_done(&self, name: &str) -> Result<(Fetched, Bytes)> {
         let mut why = "it changes all the time";
+        let mut before = None;
         for beginning in 1..=BEGINNINGS {
             let (sink, left) = self.open(name).await?;
             let share = Arc::new(self.progress.share());
-            match self.begin(name, &sink, left, &share).await? {
+            match self.begin(name, &sink, left, &share, before).await? {
                 Attempt::Done(fetched, bytes) => return Ok((fetched, bytes)),
                 Attempt::Changed => debug!(name, beginning, "the object has changed: downloading it anew"),
-                Attempt::Wrong => {
+                Attempt::Wrong(came) => {
+                    before = Some(came);
                     why = "its bytes are not what the store says they should be";
                     warn!(name, beginning, "{why}: downloading it anew");
                 }
@@ -110,35 +128,44 @@ impl Download {
         Ok((Sink::File(Arc::new(partial)), left))
     }
 
-    async fn begin(&self, name: &str, sink: &Sink, left: Left, progress: &Arc<Share>) -> Result<Attempt> {
+    async fn begin(
+        &self,
+        name: &str,
+        sink: &Sink,
+        left: Left,
+        progress: &Arc<Share>,
+        before: Option<Crc>,
+    ) -> Result<Attempt> {
         let asked = left.missing_first();
-        let (reading, lane) = match self.first(&asked, &left).await? {
-            (Opened::Found(reading), lane) => (reading, lane),
-            (Opened::Changed, _) => return Ok(Attempt::Changed),
-            (Opened::Missing, _) => return Err(Error::invalid("there is no such object")),
+        let Answer { opened, lane, took } = self.first(&asked, &left).await?;
+        let reading = match opened {
+            Opened::Found(reading) => reading,
+            Opened::Changed => return Ok(Attempt::Changed),
+            Opened::Missing => return Err(Error::invalid("there is no such object")),
         };
         if reading.len > self.most {
             let (len, most) = (reading.len, self.most);
             return Err(Error::invalid(format_args!("it has {len} bytes, but at most {most} are taken")));
         }
-        let mut plan = Plan { len: reading.len, version: reading.version.clone(), checksum: reading.checksum };
-        let resumed = left.version.is_some();
-        let mut queue = cut(&left, reading.range.clone(), plan.len, self.lanes.count()).into_iter();
-        if plan.checksum.is_none() {
-            let asking = with_budget(|| self.origin.checksum(&plan.version));
-            plan.checksum = asking.await.context("asking what its bytes should be")?;
-        }
-        if !resumed && let Sink::File(partial) = sink {
-            let (partial, name, plan) = (Arc::clone(partial), name.to_owned(), plan.clone());
-            blocking(move || partial.begin(&name, &plan)).await?;
-        }
-        progress.expect(plan.len);
-        let (origin, lanes, progress) = (Arc::clone(&self.origin), self.lanes.clone(), Arc::clone(progress));
-        let shared = Arc::new(Shared { origin, lanes, progress, plan, sink: sink.clone() });
+        let mut queue = cut(&left, reading.range.clone(), reading.len, self.lanes.count()).into_iter();
+        progress.expect(reading.len);
+        let shared = Arc::new(Shared {
+            origin: Arc::clone(&self.origin),
+            lanes: self.lanes.clone(),
+            progress: Arc::clone(progress),
+            name: name.to_owned(),
+            len: reading.len,
+            version: reading.version.clone(),
+            told: reading.checksum,
+            resumed: left.version.is_some(),
+            plan: OnceCell::new(),
+            sink: sink.clone(),
+        });
         let mut crcs = shared.count_left(&left.ranges).await?;
         let mut tasks = JoinSet::new();
         let first = reading.range.clone();
-        tasks.spawn(Arc::clone(&shared).range(first, Some((reading, lane))));
+        let opened = Answer { opened: Opened::Found(reading), lane, took };
+        tasks.spawn(Arc::clone(&shared).range(first, Some(opened)));
         loop {
             // No more tasks than lanes can wait for one: an object may have very many ranges.
             while tasks.len() < 2 * self.lanes.count()
@@ -157,20 +184,16 @@ impl Download {
         }
         crcs.sort_unstable_by_key(|(start, _)| *start);
         let crcs: Vec<Crc> = crcs.into_iter().map(|(_, crc)| crc).collect();
-        shared.finish(&crcs).await
+        shared.finish(&crcs, before).await
     }
 
     /// Opens the first range, as often as the budget allows.
-    async fn first(&self, asked: &Range<u64>, left: &Left) -> Result<(Opened, Lane)> {
+    async fn first(&self, range: &Range<u64>, left: &Left) -> Result<Answer> {
         let mut budget = Budget::default();
         loop {
-            let lane = self.lanes.enter().await;
-            match answer(self.origin.read(asked.clone(), left.version.as_ref())).await {
-                Ok(opened) => return Ok((opened, lane)),
-                Err(why) => {
-                    drop(lane);
-                    sleep(budget.spend(why, 0)?).await;
-                }
+            match ask(&*self.origin, &self.lanes, range.clone(), left.version.as_ref()).await {
+                Ok(answer) => return Ok(answer),
+                Err(why) => sleep(budget.spend(why, 0)?).await,
             }
         }
     }
@@ -215,39 +238,61 @@ fn cut(left: &Left, first: Range<u64>, len: u64, lanes: usize) -> Vec<Range<u64>
 }
 
 impl Shared {
+    /// What is being downloaded, with what its bytes should be: asked by the first range that needs it, while the others
+    /// are being opened.
+    async fn plan(&self) -> Result<&Plan> {
+        self.plan.get_or_try_init(|| self.begin()).await
+    }
+
+    async fn begin(&self) -> Result<Plan> {
+        let checksum = match self.told {
+            Some(told) => Some(told),
+            None => {
+                let asking = with_budget(|| self.origin.checksum(&self.version));
+                asking.await.context("asking what its bytes should be")?
+            }
+        };
+        let plan = Plan { len: self.len, version: self.version.clone(), checksum };
+        if !self.resumed
+            && let Sink::File(partial) = &self.sink
+        {
+            let (partial, name, plan) = (Arc::clone(partial), self.name.clone(), plan.clone());
+            blocking(move || partial.begin(&name, &plan)).await?;
+        }
+        Ok(plan)
+    }
+
     /// Brings one range to where it belongs; the checks of its pieces.
-    async fn range(self: Arc<Self>, range: Range<u64>, opened: Option<(Reading, Lane)>) -> Result<Checks> {
+    async fn range(self: Arc<Self>, range: Range<u64>, opened: Option<Answer>) -> Result<Checks> {
         let mut at = range.start;
         let mut opened = opened;
         let mut budget = Budget::default();
-        let algorithm = self.plan.algorithm();
-        let mut tally = Tally::new(range.start, algorithm, self.plan.checksum.map_or(0, |checksum| checksum.part()));
+        let mut tally = None;
         loop {
             let began = at;
-            let mut asked = Instant::now();
-            let (reading, lane) = match opened.take() {
-                Some((reading, lane)) => (Ok(Opened::Found(reading)), lane),
-                None => {
-                    let lane = self.lanes.enter().await;
-                    asked = Instant::now();
-                    (answer(self.origin.read(at..range.end, Some(&self.plan.version))).await, lane)
-                }
+            let answer = match opened.take() {
+                Some(opened) => Ok(opened),
+                None => ask(&*self.origin, &self.lanes, at..range.end, Some(&self.version)).await,
             };
-            let came = match reading {
-                Ok(Opened::Found(reading)) => self.stream(reading, &mut at, range.end, &mut tally).await,
-                Ok(Opened::Missing | Opened::Changed) => Err(Error::new(Fault::Transient, Changed)),
+            let plan = self.plan().await?;
+            let tally = tally.get_or_insert_with(|| Tally::new(range.start, plan));
+            let came = match answer {
+                Ok(Answer { opened: Opened::Found(reading), lane, took }) => {
+                    let lane = lane.until_nearly(range.end - at, took);
+                    self.stream(reading, lane, &mut at, range.end, tally).await.map(|moving| took + moving)
+                }
+                Ok(_) => Err(Error::new(Fault::Transient, Changed)),
                 Err(why) => Err(why),
             };
-            drop(lane);
             match &came {
-                Ok(()) => Flow::of_process().moved(Direction::Download, at - began, asked.elapsed()),
+                Ok(network) => Flow::of_process().moved(Direction::Download, at - began, *network),
                 Err(why) if why.fault() == Fault::Transient && why.find::<Changed>().is_none() => {
                     Flow::of_process().failed(Direction::Download);
                 }
                 Err(_) => {}
             }
             match came {
-                Ok(()) => break,
+                Ok(_) => break,
                 // What was counted is not in the file, so going on would leave a hole.
                 Err(why) if why.find::<Changed>().is_some() || why.find::<Unwritten>().is_some() => return Err(why),
                 Err(why) => {
@@ -256,8 +301,9 @@ impl Shared {
                 }
             }
         }
-        let checks = tally.end();
+        let checks = tally.map_or_else(Checks::default, Tally::end);
         if let Sink::File(partial) = &self.sink {
+            let algorithm = self.plan().await?.algorithm();
             let crcs: Vec<Crc> = checks.iter().map(|(_, crc)| *crc).collect();
             let (partial, value) = (Arc::clone(partial), joined(algorithm, &crcs).value);
             blocking(move || partial.note(&range, value)).await?;
@@ -265,10 +311,19 @@ impl Shared {
         Ok(checks)
     }
 
-    /// Takes what comes until `end`; `at` is where it has come to, whatever happens.
-    async fn stream(&self, reading: Reading, at: &mut u64, end: u64, tally: &mut Tally) -> Result<()> {
+    /// Takes what comes until `end`; `at` is where it has come to, whatever happens. How long that took, but for waiting
+    /// for the disk.
+    async fn stream(
+        &self,
+        reading: Reading,
+        mut lane: NearlyFree,
+        at: &mut u64,
+        end: u64,
+        tally: &mut Tally,
+    ) -> Result<Duration> {
+        let began = Instant::now();
         let Reading { len, version, range, mut body, .. } = reading;
-        if len != self.plan.len || version != self.plan.version {
+        if len != self.len || version != self.version {
             return Err(Error::new(Fault::Transient, Changed));
         }
         if range.start > *at {
@@ -303,10 +358,11 @@ impl Shared {
             *at += moved;
             self.progress.moved(moved);
             self.lanes.moved(moved);
+            lane.left(end - *at);
             writer.take(some).await?;
         }
-        writer.end().await?;
-        came
+        let disk = writer.end().await?;
+        came.map(|()| began.elapsed().saturating_sub(disk))
     }
 
     /// The checks of what an earlier attempt left.
@@ -314,8 +370,11 @@ impl Shared {
         let Sink::File(partial) = &self.sink else {
             return Ok(Checks::default());
         };
-        let (file, ranges) = (partial.file(), ranges.to_vec());
-        let (algorithm, part) = (self.plan.algorithm(), self.plan.checksum.map_or(0, |checksum| checksum.part()));
+        if ranges.is_empty() {
+            return Ok(Checks::default());
+        }
+        let (file, ranges, plan) = (partial.file(), ranges.to_vec(), self.plan().await?);
+        let (algorithm, part) = (plan.algorithm(), plan.part());
         let progress = Arc::clone(&self.progress);
         blocking(move || {
             let mut checks = Checks::default();
@@ -333,12 +392,22 @@ impl Shared {
         .await
     }
 
-    async fn finish(&self, crcs: &[Crc]) -> Result<Attempt> {
+    /// With all pieces there: compares, and gives them their name. `before` is the check of what was not right the last
+    /// time.
+    async fn finish(&self, crcs: &[Crc], before: Option<Crc>) -> Result<Attempt> {
+        let plan = self.plan().await?;
         let len: u64 = crcs.iter().map(|crc| crc.len).sum();
-        if len != self.plan.len || self.plan.checksum.is_some_and(|checksum| !checksum.holds(crcs)) {
-            return Ok(Attempt::Wrong);
+        let holds = plan.checksum.map(|checksum| checksum.holds(crcs));
+        if len != plan.len || holds == Some(false) {
+            let came = joined(plan.algorithm(), crcs);
+            // Where the parts of an object are not as long as its first, their check cannot be put together. The same
+            // bytes twice are what the store has.
+            let guessed = plan.part() > 0 && len == plan.len && before == Some(came);
+            if !guessed {
+                return Ok(Attempt::Wrong(came));
+            }
         }
-        let (len, version, verified) = (self.plan.len, self.plan.version.clone(), self.plan.checksum.is_some());
+        let (len, version, verified) = (plan.len, plan.version.clone(), holds == Some(true));
         let bytes = match &self.sink {
             Sink::File(partial) => {
                 let partial = Arc::clone(partial);
@@ -353,6 +422,14 @@ impl Shared {
         };
         Ok(Attempt::Done(Fetched { len, version, verified }, bytes))
     }
+}
+
+/// Opens a range as soon as there is a lane for it.
+async fn ask(origin: &dyn Origin, lanes: &Lanes, range: Range<u64>, of: Option<&Version>) -> Result<Answer> {
+    let lane = lanes.enter().await;
+    let asked = Instant::now();
+    let opened = answer(origin.read(range, of)).await?;
+    Ok(Answer { opened, lane, took: asked.elapsed() })
 }
 
 /// An answer, or an error after as long as nothing may move.

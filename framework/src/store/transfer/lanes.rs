@@ -148,6 +148,38 @@ impl Lanes {
     }
 }
 
+/// A lane of an answer that is given on when little of it is left.
+#[derive(Debug)]
+pub(crate) struct NearlyFree {
+    lane: Option<Lane>,
+    len: u64,
+    /// How long an answer is waited for.
+    waits: Duration,
+    began: Instant,
+}
+
+impl Lane {
+    /// For an answer of `len` bytes that was waited for so long: the lane comes free as soon as what is left takes no
+    /// longer than the next answer will, so that the link is not idle while that is waited for.
+    pub(crate) fn until_nearly(self, len: u64, waits: Duration) -> NearlyFree {
+        NearlyFree { lane: Some(self), len, waits, began: Instant::now() }
+    }
+}
+
+impl NearlyFree {
+    /// So many bytes of the answer are left.
+    pub(crate) fn left(&mut self, left: u64) {
+        // Of the first half nobody knows yet how long it will take.
+        if self.lane.is_none() || left > self.len / 2 {
+            return;
+        }
+        let took = self.began.elapsed().as_secs_f64();
+        if took * left as f64 <= self.waits.as_secs_f64() * (self.len - left) as f64 {
+            self.lane = None;
+        }
+    }
+}
+
 impl Drop for Lane {
     fn drop(&mut self) {
         let mut state = self.lanes.state();
@@ -247,6 +279,30 @@ mod tests {
         assert_eq!(lanes.inner.free.available_permits(), 0);
         used.clear();
         assert_eq!(lanes.inner.free.available_permits(), LEAST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_is_given_on_when_the_rest_takes_as_long_as_an_answer() {
+        let lanes = Lanes::new();
+        let free = || lanes.inner.free.available_permits();
+        // A thousand bytes a second.
+        let mut near = lanes.enter().await.until_nearly(10_000, Duration::from_secs(2));
+        for second in 1..8 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            near.left(10_000 - 1000 * second);
+            assert_eq!(free(), START - 1, "after {second} s");
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        near.left(2000);
+        assert_eq!(free(), START);
+        drop(near);
+        assert_eq!(free(), START);
+        // However long the answer took, half of it comes first.
+        let mut near = lanes.enter().await.until_nearly(10_000, Duration::from_secs(200));
+        near.left(5001);
+        assert_eq!(free(), START - 1);
+        near.left(5000);
+        assert_eq!(free(), START);
     }
 
     #[tokio::test(start_paused = true)]

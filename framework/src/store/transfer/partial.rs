@@ -31,6 +31,11 @@ impl Plan {
     pub(super) fn algorithm(&self) -> Algorithm {
         self.checksum.map_or(Algorithm::Crc64Nvme, |checksum| checksum.algorithm())
     }
+
+    /// Where counting has to start anew; 0 if nowhere.
+    pub(super) fn part(&self) -> u64 {
+        self.checksum.map_or(0, |checksum| checksum.part())
+    }
 }
 
 #[derive(Debug)]
@@ -89,7 +94,10 @@ impl Partial {
 
     /// Makes room for another version, or for the first.
     pub(super) fn begin(&self, name: &str, plan: &Plan) -> Result<()> {
-        self.file.set_len(0)?;
+        // A file that was ever cut to nothing is written out by ext4 as soon as it is closed.
+        if self.file.metadata()?.len() > 0 {
+            self.file.set_len(0)?;
+        }
         let free = rustix::fs::fstatvfs(&*self.file).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         if free.is_ok_and(|free| free < plan.len) {
             let (free, path, len) = (free.unwrap_or_default(), self.target.display(), plan.len);
@@ -97,7 +105,9 @@ impl Partial {
         }
         self.file.set_len(plan.len)?;
         let log = self.log();
-        log.set_len(0)?;
+        if log.metadata()?.len() > 0 {
+            log.set_len(0)?;
+        }
         let (version, check) = (plan.version.as_str().to_owned(), plan.algorithm().name().to_owned());
         let head = Head { name: name.to_owned(), len: plan.len, version, check };
         write_line(&log, &head)

@@ -1,8 +1,10 @@
 //! Where downloaded bytes are put: a file on its way, or memory; written behind the reader.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use super::partial::{self, Partial};
 use crate::error::{Context, Error, Fault, Result};
@@ -44,11 +46,13 @@ pub(super) struct Writer {
     batch: Vec<Bytes>,
     len: usize,
     writing: Option<tokio::task::JoinHandle<Result<()>>>,
+    /// How long the reader had to wait for the disk.
+    waited: Duration,
 }
 
 impl Writer {
     pub(super) fn new(sink: Sink, at: u64) -> Self {
-        Writer { sink, at, batch: Vec::new(), len: 0, writing: None }
+        Writer { sink, at, batch: Vec::new(), len: 0, writing: None, waited: Duration::ZERO }
     }
 
     pub(super) async fn take(&mut self, bytes: Bytes) -> Result<()> {
@@ -84,17 +88,21 @@ impl Writer {
             None => Ok(()),
             // A disk that is full or broken is the node's fault and not the link's: another may do better.
             Some(writing) => {
+                let began = Instant::now();
                 let written = writing.await.context("file thread").flatten();
+                self.waited += began.elapsed();
                 written.map_err(|why| Error::new(Fault::Transient, Unwritten(why.to_string())))
             }
         }
     }
 
-    pub(super) async fn end(mut self) -> Result<()> {
+    /// Waits until all is written; how long was waited for the disk in all.
+    pub(super) async fn end(mut self) -> Result<Duration> {
         if self.len > 0 {
             self.write().await?;
         }
-        self.written().await
+        self.written().await?;
+        Ok(self.waited)
     }
 }
 

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use super::Transfers;
 use super::retry::pause;
 use crate::error::{Context, Error, Fault, Result};
-use crate::store::{Content, Key, Outcome, Put, blocking};
+use crate::store::{Content, Key, Misconfigured, Outcome, Put, blocking};
 use crate::telemetry::SpoolMeter;
 
 /// Uploads at once; large ones share their link among their parts besides.
@@ -47,7 +47,8 @@ pub struct Backlog {
     pub throughput: f64,
     /// Tries that have failed; each is made again.
     pub failures: u64,
-    /// Uploads that the store will never take, which were put aside in the folder `rejected`.
+    /// Uploads that the store will never take, which were put aside in the folder `rejected`. A store that takes nothing
+    /// until somebody sets its keys or its bucket right is waited for instead.
     pub rejected: u64,
 }
 
@@ -414,7 +415,7 @@ async fn one(shared: Arc<Shared>, transfers: Transfers, entry: Entry) {
                 }
                 return shared.ended(&entry, true);
             }
-            Err(why) if why.fault() == Fault::Invalid => {
+            Err(why) if why.fault() == Fault::Invalid && why.find::<Misconfigured>().is_none() => {
                 warn!(key = %entry.key, %why, "an upload is put aside: the store will never take it");
                 return shared.ended(&entry, false);
             }

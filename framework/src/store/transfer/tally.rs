@@ -1,5 +1,6 @@
 //! The checks of bytes as they come, cut where the object's own parts end.
 
+use super::partial::Plan;
 use crate::store::checksum::Counter;
 use crate::store::{Algorithm, Crc};
 
@@ -16,7 +17,8 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new(start: u64, algorithm: Algorithm, part: u64) -> Self {
+    pub(super) fn new(start: u64, plan: &Plan) -> Self {
+        let (algorithm, part) = (plan.algorithm(), plan.part());
         Tally { start, counter: Counter::new(algorithm), algorithm, part, done: Checks::default() }
     }
 

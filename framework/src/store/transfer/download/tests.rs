@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use std::sync::Mutex;
 
 use super::*;
-use crate::store::{Checksum, Key, Memory, Put, Store, Version};
+use crate::store::{Algorithm, Key, Memory, Put, Store, Version};
 
 /// Longer than a part, and no multiple of one.
 const LEN: usize = 23_456_789;
@@ -33,7 +33,10 @@ struct Faulty {
     asked: Arc<AtomicU64>,
     /// Bytes of all bodies.
     given: Arc<AtomicU64>,
-    silent: bool,
+    /// What it says of its bytes, given what is true.
+    says: fn(Checksum) -> Option<Checksum>,
+    /// And only after so many answers to other questions.
+    says_after: u64,
 }
 
 impl Faulty {
@@ -41,7 +44,7 @@ impl Faulty {
         let (store, key) = (Memory::new(), Key::new("object").unwrap());
         let _ = store.put(&key, bytes, Put::Overwrite).await.unwrap();
         let (asked, given) = Default::default();
-        Faulty { store, key, trouble: Box::new(trouble), asked, given, silent: false }
+        Faulty { store, key, trouble: Box::new(trouble), asked, given, says: Some, says_after: 0 }
     }
 }
 
@@ -89,8 +92,11 @@ impl Origin for Faulty {
 
     fn checksum<'a>(&'a self, of: &'a Version) -> BoxFuture<'a, Result<Option<Checksum>>> {
         Box::pin(async move {
+            while self.asked.load(Relaxed) < self.says_after {
+                tokio::task::yield_now().await;
+            }
             let meta = self.store.head(&self.key).await?.filter(|meta| meta.version == *of);
-            Ok(meta.and_then(|meta| meta.checksum).filter(|_| !self.silent))
+            Ok(meta.and_then(|meta| meta.checksum).and_then(self.says))
         })
     }
 }
@@ -175,9 +181,40 @@ async fn bits_that_flip_for_ever_are_an_error_and_no_file() {
 #[tokio::test]
 async fn what_nobody_vouches_for_is_said_to_be_unverified() {
     let mut origin = Faulty::new(pattern(1000), |_| Trouble::None).await;
-    origin.silent = true;
+    origin.says = |_| None;
     let (fetched, ..) = fetch(origin).await.unwrap();
     assert!(!fetched.verified);
+}
+
+/// Of parts whose length is only guessed.
+const OF_PARTS: Checksum = Checksum::OfParts { algorithm: Algorithm::Crc32c, value: 1, part: 5_000_000 };
+
+#[tokio::test]
+async fn parts_of_other_lengths_than_was_guessed_are_unverified_and_no_damage() {
+    let bytes = pattern(LEN);
+    let mut origin = Faulty::new(bytes.clone(), |_| Trouble::None).await;
+    origin.says = |_| Some(OF_PARTS);
+    let given = Arc::clone(&origin.given);
+    let (fetched, came, progress) = fetch(origin).await.unwrap();
+    assert!(came == bytes && !fetched.verified);
+    assert_eq!((given.load(Relaxed), progress.done()), (2 * LEN as u64, LEN as u64), "it came twice, the same");
+}
+
+#[tokio::test]
+async fn where_parts_are_guessed_what_comes_damaged_is_not_believed() {
+    let bytes = pattern(LEN);
+    // At another place each time.
+    let mut origin = Faulty::new(bytes, |number| Trouble::Flips(number as usize)).await;
+    origin.says = |_| Some(OF_PARTS);
+    assert_eq!(fetch(origin).await.map(drop).unwrap_err().fault(), Fault::Transient);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_ranges_are_asked_for_while_it_is_asked_what_the_bytes_should_be() {
+    let mut origin = Faulty::new(pattern(LEN), |_| Trouble::None).await;
+    origin.says_after = 3;
+    let (fetched, ..) = fetch(origin).await.unwrap();
+    assert!(fetched.verified);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,13 +13,13 @@ struct Gated {
     store: Memory,
     gate: Arc<Semaphore>,
     failures: Arc<AtomicU32>,
-    fault: Fault,
+    why: Error,
 }
 
 impl Gated {
-    fn new(open: usize, failures: u32, fault: Fault) -> Self {
+    fn new(open: usize, failures: u32, why: Error) -> Self {
         let (store, gate) = (Memory::new(), Arc::new(Semaphore::new(open)));
-        Gated { store, gate, failures: Arc::new(AtomicU32::new(failures)), fault }
+        Gated { store, gate, failures: Arc::new(AtomicU32::new(failures)), why }
     }
 }
 
@@ -38,7 +38,7 @@ impl Store for Gated {
             self.gate.acquire().await.expect("never closed").forget();
             let failing = self.failures.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
             match failing {
-                true => Err(Error::failed("the store says no").with_fault(self.fault)),
+                true => Err(self.why.clone()),
                 false => self.store.put(key, bytes, mode).await,
             }
         })
@@ -68,7 +68,7 @@ async fn what_is_handed_over_arrives_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report");
     fs::write(&path, "from a file").unwrap();
-    let store = Gated::new(100, 3, Fault::Transient);
+    let store = Gated::new(100, 3, Error::transient("503"));
     let spool = Spool::open(folder.path().join("spool"), Transfers::new(store.clone())).unwrap();
     spool.file(&key("report"), &path, Put::Overwrite).await.unwrap();
     assert!(!path.exists(), "the spool has it now");
@@ -86,7 +86,7 @@ async fn what_is_handed_over_arrives_and_leaves_nothing_behind() {
 #[tokio::test]
 async fn whoever_hands_over_waits_for_room() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Gated::new(0, 0, Fault::Failed);
+    let store = Gated::new(0, 0, Error::failed("never"));
     let spool = Spool::open_with(folder.path(), Transfers::new(store.clone()), 10).unwrap();
     let why = spool.bytes(&key("a"), vec![0; 11], Put::Overwrite).await.unwrap_err();
     assert!(why.to_string().contains("bound of 10"), "{why}");
@@ -105,7 +105,7 @@ async fn whoever_hands_over_waits_for_room() {
 #[tokio::test]
 async fn what_is_left_goes_on_when_the_folder_is_opened_again() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Gated::new(0, 0, Fault::Failed);
+    let store = Gated::new(0, 0, Error::failed("never"));
     let spool = Spool::open(folder.path(), Transfers::new(store.clone())).unwrap();
     spool.bytes(&key("a"), "first", Put::Create).await.unwrap();
     spool.bytes(&key("b"), "second", Put::Overwrite).await.unwrap();
@@ -130,7 +130,7 @@ async fn what_is_left_goes_on_when_the_folder_is_opened_again() {
 #[tokio::test]
 async fn what_the_store_will_never_take_is_put_aside() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Gated::new(100, 1, Fault::Invalid);
+    let store = Gated::new(100, 1, Error::invalid("too large"));
     let spool = Spool::open(folder.path(), Transfers::new(store.clone())).unwrap();
     spool.bytes(&key("a"), "x", Put::Overwrite).await.unwrap();
     spool.flushed().await;
@@ -139,4 +139,17 @@ async fn what_the_store_will_never_take_is_put_aside() {
     assert_eq!(fs::read_dir(folder.path().join("rejected")).unwrap().count(), 2);
     let why = spool.bytes(&key("a"), "x", Put::Match(crate::store::Version::new("1"))).await.unwrap_err();
     assert_eq!(why.fault(), Fault::Invalid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_an_operator_has_to_set_right_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let why = Misconfigured { advice: "no permission".to_owned(), said: None };
+    let store = Gated::new(100, 3, Error::new(Fault::Invalid, why).context("writing"));
+    let spool = Spool::open(folder.path(), Transfers::new(store.clone())).unwrap();
+    spool.bytes(&key("a"), "x", Put::Overwrite).await.unwrap();
+    spool.flushed().await;
+    let backlog = spool.backlog();
+    assert_eq!((backlog.done, backlog.rejected, backlog.failures), (1, 0, 3));
+    assert_eq!(text(&store.store, "a").await.unwrap(), "x");
 }
