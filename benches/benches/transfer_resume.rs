@@ -2,8 +2,8 @@
 //!
 //! Each is a process of its own at Garage, over a link of 800 Mbit/s that counts what it carries; it gets SIGKILL
 //! somewhere between a fifth and four fifths of its way, and then the same is started again. What is sent again is what
-//! both carried beyond the object itself; it should be no more than the parts that were under way, and nothing of a part
-//! that was noted as done. What arrived is compared. `FOREBAY_RESUME_KILLS` says how often, each way.
+//! both carried beyond the object itself; it should be no more than the parts that were under way, of which there were at
+//! most as many as connections, and nothing of a part that was noted as done. What arrived is compared. `FOREBAY_RESUME_KILLS` says how often, each way.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -20,13 +20,15 @@ const BYTES: u64 = 1_000_000_000;
 const KILLS: usize = 20;
 /// Bits a second, each way.
 const RATE: u64 = 800_000_000;
-/// How many parts are under way at once to begin with, and how long one is.
-const IN_FLIGHT: u64 = 10 * 10_000_000;
+/// Length of a part.
+const PART: u64 = 10_000_000;
 
 /// What one kill cost.
 struct Cost {
     /// Bytes that were carried beyond those of the object.
     again: u64,
+    /// Bytes of the parts that were under way at the most.
+    in_flight: u64,
     /// Bytes of parts that were noted as done and yet were carried again.
     noted_again: u64,
     same: bool,
@@ -54,11 +56,13 @@ fn main() -> Result<()> {
     for kill in 0..kills {
         for direction in [Direction::Up, Direction::Down] {
             let at = BYTES / 5 + random.below((BYTES * 3 / 5) as usize) as u64;
-            let cost = trial.kill(direction, at).with_context(|| format!("{direction:?} {kill}"))?;
+            let cost = trial.kill(direction, kill, at).with_context(|| format!("{direction:?} {kill}"))?;
             println!(
-                "{direction:?} {kill}: killed after {} MB, sent again {:.1} MB, of what was done {:.1} MB",
+                "{direction:?} {kill}: killed after {} MB; sent again {:.1} MB of up to {} MB under way, and {:.1} MB of what \
+                 was done",
                 at / 1_000_000,
                 cost.again as f64 / 1e6,
+                cost.in_flight / 1_000_000,
                 cost.noted_again as f64 / 1e6,
             );
             costs.push(cost);
@@ -69,7 +73,7 @@ fn main() -> Result<()> {
         "kills": costs.len(),
         "identical": costs.iter().filter(|cost| cost.same).count(),
         "sent_again_mb": most(|cost| cost.again),
-        "in_flight_mb": IN_FLIGHT as f64 / 1e6,
+        "of_in_flight": costs.iter().map(|cost| cost.again as f64 / cost.in_flight as f64).fold(0.0, f64::max),
         "done_sent_again_mb": most(|cost| cost.noted_again),
     }));
     Ok(())
@@ -99,32 +103,37 @@ impl Trial {
         status.success().then_some(()).ok_or_else(|| Error::failed(format_args!("the transfer ended with {status}")))
     }
 
-    fn kill(&self, direction: Direction, at: u64) -> Result<Cost> {
+    fn kill(&self, direction: Direction, number: usize, at: u64) -> Result<Cost> {
         let link = Link::to(self.server.address()).up(RATE).down(RATE).open();
         let up = direction == Direction::Up;
-        let (key, came) = (direction_key(up), self.at("came"));
+        // A key of its own: what was there before may not be taken for what comes now.
+        let (key, came) = (if up { format!("up-{number}") } else { "down".to_owned() }, self.at("came"));
         let file = if up { self.at("file") } else { came.clone() };
-        let mut first = self.start(direction, &link.endpoint(), key, &file)?;
+        let mut first = self.start(direction, &link.endpoint(), &key, &file)?;
         while carried(&link, up) < at {
             if first.try_wait()?.is_some() {
                 return Err(Error::failed("it ended before it was killed"));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        let in_flight = link.connections() * PART;
         first.kill()?;
         first.wait()?;
         let noted = self.noted(up)?;
         let before = settled(&link, up);
-        self.finish(direction, &link.endpoint(), key, &file)?;
+        self.finish(direction, &link.endpoint(), &key, &file)?;
         let all = carried(&link, up);
         if up {
-            self.finish(Direction::Down, &self.server.endpoint(), key, &came)?;
+            self.finish(Direction::Down, &self.server.endpoint(), &key, &came)?;
         }
         let same = same(&self.at("file"), &came)?;
         fs::remove_file(&came)?;
+        if all < BYTES {
+            return Err(Error::failed(format_args!("{all} bytes were carried, which is less than the object has")));
+        }
         // What HTTP adds is a thousandth of it.
         let more = |carried: u64, needed: u64| carried.saturating_sub(needed + needed / 1000);
-        Ok(Cost { again: more(all, BYTES), noted_again: more(all - before, BYTES - noted), same })
+        Ok(Cost { again: more(all, BYTES), in_flight, noted_again: more(all - before, BYTES - noted), same })
     }
 
     /// Bytes that the killed process noted as done.
@@ -140,10 +149,6 @@ impl Trial {
         let lines = text.lines().skip(1).filter_map(|line| serde_json::from_str::<Value>(line).ok());
         Ok(lines.filter_map(|line| line["len"].as_u64()).sum())
     }
-}
-
-fn direction_key(up: bool) -> &'static str {
-    if up { "up" } else { "down" }
 }
 
 fn carried(link: &OpenLink, up: bool) -> u64 {

@@ -4,6 +4,9 @@
 
 use std::process::ExitCode;
 
+#[cfg(any(feature = "s3", feature = "sqs"))]
+use forebay::{Error, Result};
+
 /// 0 if all was done, else 1.
 pub fn whether(all: bool) -> ExitCode {
     if all { ExitCode::SUCCESS } else { ExitCode::from(1) }
@@ -12,6 +15,20 @@ pub fn whether(all: bool) -> ExitCode {
 /// `1 job`, `2 jobs`.
 pub fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// Asks on a terminal whether to go on, past what the command prints.
+#[cfg(any(feature = "s3", feature = "sqs"))]
+pub fn confirmed(what: &str) -> Result<bool> {
+    use std::io::{IsTerminal, Write, stderr, stdin};
+    if !stdin().is_terminal() {
+        return Err(Error::invalid(format_args!("this would remove {what}: say --yes")));
+    }
+    eprint!("remove {what}? Type yes: ");
+    stderr().flush()?;
+    let mut said = String::new();
+    stdin().read_line(&mut said)?;
+    Ok(said.trim() == "yes")
 }
 
 /// `999 bytes`, `1.5 kB`, `300.0 MB`: decimal, as links and disks are sold.

@@ -137,6 +137,11 @@ impl OpenLink {
         [0, 1].map(|way| self.shared.carried[way].load(Ordering::Relaxed))
     }
 
+    /// Connections that are there now.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
     /// Connections that were reset or stalled so far.
     pub fn ended(&self) -> u64 {
         self.shared.ended.load(Ordering::Relaxed)
@@ -148,6 +153,7 @@ impl OpenLink {
 struct Shared {
     orders: Mutex<VecDeque<Fate>>,
     carried: [AtomicU64; 2],
+    connections: AtomicU64,
     ended: AtomicU64,
 }
 
@@ -226,7 +232,9 @@ impl Lines {
             Ok(mut server) => {
                 sleep_until(known.checked_sub(EARLY).unwrap_or(known)).await;
                 let line = Line { fate, ..Line::default() };
+                self.shared.connections.fetch_add(1, Ordering::Relaxed);
                 let carried = self.carry_both(&line, &mut client, &mut server).await;
+                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
                 if carried.is_err() {
                     reset(&server);
                 }

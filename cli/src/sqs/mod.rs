@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use forebay::Result;
 
-use crate::say::{count, whether};
+use crate::say::{confirmed, count, whether};
 
 #[derive(Subcommand)]
 pub enum Command {

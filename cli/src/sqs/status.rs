@@ -1,15 +1,14 @@
 //! `forebay queue status` and `forebay purge`.
 
-use std::io::{IsTerminal, Write, stdin, stdout};
 use std::process::ExitCode;
 
+use forebay::Result;
 use forebay::source::sqs::{QueueDepth, SqsStatus};
-use forebay::{Error, Result};
 use humantime::format_duration;
 use serde_json::{Value, json};
 
 use super::place::Both;
-use super::{count, whether};
+use super::{confirmed, count, whether};
 
 #[derive(clap::Args)]
 pub struct Status {
@@ -86,16 +85,4 @@ impl Purge {
         println!("removed {what}; it may take SQS a minute");
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Asks on a terminal.
-fn confirmed(what: &str) -> Result<bool> {
-    if !stdin().is_terminal() {
-        return Err(Error::invalid(format_args!("this would remove {what}: say --yes")));
-    }
-    print!("remove {what}? Type yes: ");
-    stdout().flush()?;
-    let mut said = String::new();
-    stdin().read_line(&mut said)?;
-    Ok(said.trim() == "yes")
 }

@@ -1,15 +1,14 @@
 //! `forebay store rm`: objects, all objects of a folder, or uploads that nobody finishes.
 
-use std::io::{IsTerminal, Write, stderr, stdin};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use forebay::store::{Key, S3, Store};
-use forebay::{Context, Error, Result};
+use forebay::{Context, Result};
 use tokio::task::JoinSet;
 
 use super::place::{InBucket, Where, parted};
-use crate::say::{count, whether};
+use crate::say::{confirmed, count, whether};
 
 /// Objects in one request of a list.
 const PAGE: usize = 1000;
@@ -102,16 +101,4 @@ async fn one(jobs: &mut JoinSet<Result<()>>) -> Result<usize> {
     let Some(ended) = jobs.join_next().await else { return Ok(0) };
     ended.context("deleting")??;
     Ok(1)
-}
-
-/// Asks on a terminal.
-fn confirmed(what: &str) -> Result<bool> {
-    if !stdin().is_terminal() {
-        return Err(Error::invalid(format_args!("this would remove {what}: say --yes")));
-    }
-    eprint!("remove {what}? Type yes: ");
-    stderr().flush()?;
-    let mut said = String::new();
-    stdin().read_line(&mut said)?;
-    Ok(said.trim() == "yes")
 }

@@ -13,10 +13,10 @@ mod submit;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use forebay::testing::fake_sqs::{FakeSqs, Served};
-use forebay_tests::eventually;
+use forebay_tests::{Said, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -27,14 +27,6 @@ struct World {
     jobs: String,
     dead: String,
     at: TempDir,
-}
-
-/// What a command said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
 }
 
 impl World {
@@ -129,13 +121,6 @@ fn forebay(within: &Path, arguments: &[&str]) -> Command {
         .args(arguments)
         .stdin(Stdio::null());
     command
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Said {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
 }
 
 /// A command at work; killed with its child if the test ends before it does.

@@ -11,9 +11,9 @@ mod trees;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use forebay_tests::{S3_BUCKET, S3_KEYS, S3_REGION, Server};
+use forebay_tests::{S3_BUCKET, S3_KEYS, S3_REGION, Said, Server};
 use tempfile::TempDir;
 
 /// A server with a bucket, and a folder.
@@ -21,14 +21,6 @@ struct World {
     server: Server,
     kept: TempDir,
     at: TempDir,
-}
-
-/// What a command said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
 }
 
 impl World {
@@ -124,13 +116,4 @@ fn forebay(within: &Path, endpoint: &str, arguments: &[&str]) -> Command {
         .args(arguments)
         .stdin(Stdio::null());
     command
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Said {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let said = Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
-        assert!(!said.out.contains(S3_KEYS.1) && !said.err.contains(S3_KEYS.1), "secrets are never shown: {said:?}");
-        said
-    }
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Figures, bucket};
@@ -14,6 +15,8 @@ use crate::store::Store;
 
 /// What a choice is for: so many bytes each way, and an answer before each.
 const TYPICAL: f64 = 10e6;
+/// A bucket that takes longer to open is not near.
+const OPENED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Opens all of `buckets` at once, measures one after the other, and gives the one to and from which 10 MB move soonest,
 /// with its place among them and its figures. One that cannot be opened or measured is left out and named in the log.
@@ -32,7 +35,9 @@ const TYPICAL: f64 = 10e6;
 /// # Ok(()) }
 /// ```
 ///
-/// Takes up to a minute and a half for each bucket, a few seconds on a good link, and moves at most 16 MB each way.
+/// Takes up to half a minute to open them and a minute and a half for each, on a good link a few seconds, and moves at
+/// most 16 MB each way. What is measured is written below `.forebay/probe/` and deleted again, so the keys have to allow
+/// that in each of the buckets.
 ///
 /// # Errors
 /// The last bucket's, if there is none that works; `Invalid` for no bucket at all.
@@ -41,7 +46,9 @@ pub async fn nearest<S: Store>(
 ) -> Result<(usize, S, Figures)> {
     let mut best: Option<(Duration, (usize, S, Figures))> = None;
     let mut last = Error::invalid("there is no bucket to choose from");
-    for (place, opened) in join_all(buckets).await.into_iter().enumerate() {
+    let late = |_| Err(Error::transient(format_args!("it did not open within {OPENED_WITHIN:?}")));
+    let opening = buckets.into_iter().map(|bucket| async { timeout(OPENED_WITHIN, bucket).await.unwrap_or_else(late) });
+    for (place, opened) in join_all(opening).await.into_iter().enumerate() {
         let measured = match opened {
             Ok(store) => measure(&store).await.map(|(takes, figures)| (takes, (place, store, figures))),
             Err(why) => Err(why),

@@ -21,6 +21,7 @@ use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint}
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
+use futures_util::future::try_join;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 use tokio::time::timeout;
@@ -153,15 +154,21 @@ impl Bucket {
         };
         let len = length(answer.content_length())?;
         let mut facts = Facts::of_head(&answer, len)?;
-        if whole
-            && let Some((algorithm, value, parts)) = facts.parts
-            && let Ok(first) = ask(Some(1)).await
-            && let Ok(part) = length(first.content_length())
-            && part > 0
-            && len.div_ceil(part) == parts
-            && Facts::of_head(&first, len)?.version == facts.version
-        {
-            facts.checksum = Some(Checksum::OfParts { algorithm, value, part });
+        if whole && let Some((algorithm, value, parts)) = facts.parts {
+            // Only where all parts but the last are of one length can their checks be put together.
+            let part = |number: u64| async move {
+                let part = ask(i32::try_from(number).ok()).await?;
+                let same = Facts::of_head(&part, len)?.version;
+                Ok::<_, Error>((length(part.content_length())?, same))
+            };
+            if let Ok(((first, one), (last, other))) = try_join(part(1), part(parts)).await
+                && one == facts.version
+                && other == facts.version
+                && first > 0
+                && first.checked_mul(parts - 1).and_then(|most| most.checked_add(last)) == Some(len)
+            {
+                facts.checksum = Some(Checksum::OfParts { algorithm, value, part: first });
+            }
         }
         Ok(Some(facts))
     }
@@ -380,7 +387,7 @@ impl Facts {
                 None => {}
                 Some(Err(sum)) => checksum = part::value(sum).map(|value| Checksum::Whole { algorithm, value }),
                 Some(Ok((sum, number))) => {
-                    let number = number.parse().ok();
+                    let number = number.parse().ok().filter(|number| *number > 0);
                     parts = part::value(sum).zip(number).map(|(value, number)| (algorithm, value, number));
                 }
             }

@@ -33,6 +33,9 @@ pub(super) struct Head {
     pub(super) write_id: String,
     /// Length of each part but the last.
     pub(super) part: u64,
+    /// For how many milliseconds before it others were begun whose answers were lost.
+    #[serde(default)]
+    pub(super) lost_ms: Option<u64>,
     /// The file, where it is one; what else is uploaded cannot be resumed.
     pub(super) file: Option<FileId>,
 }
@@ -172,7 +175,7 @@ mod tests {
 
     fn head(file: Option<FileId>) -> Head {
         let (place, key) = ("http://host bucket".to_owned(), "key".to_owned());
-        Head { place, key, id: "id".to_owned(), write_id: "w".to_owned(), part: 10, file }
+        Head { place, key, id: "id".to_owned(), write_id: "w".to_owned(), part: 10, lost_ms: None, file }
     }
 
     fn part(number: u32) -> Part {

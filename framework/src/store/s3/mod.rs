@@ -23,6 +23,10 @@
 //! whichever program: CRC-64/NVME, CRC-32C and CRC-32, of the whole or of parts. An ETag is a version here and never a
 //! check.
 //!
+//! # TLS
+//! Certificates are those that Mozilla's authorities have signed, or the authorities in the PEM file that `AWS_CA_BUNDLE`
+//! names.
+//!
 //! # What interruptions leave behind
 //! An upload in parts that is cut off is finished by the next one of the same file to the same key from the same machine,
 //! or cleaned up when a bucket is opened next; it is noted in a folder for that. What a lost machine leaves is beyond that:
@@ -59,8 +63,11 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::transfer::{Budget, Lanes, MOVES_WITHIN};
-use super::{Conditional, Content, Key, Meta, Object, Opened, Outcome, Page, Put, Reading, Store, Version, blocking};
-use crate::error::{Context, Error, Result};
+use super::{
+    Conditional, Content, Key, Meta, Misconfigured, Object, Opened, Outcome, Page, Put, Reading, Store, Version,
+    blocking,
+};
+use crate::error::{Context, Error, Fault, Result};
 use bucket::{Bucket, Facts};
 use fault::Means;
 use journal::Journal;
@@ -85,6 +92,8 @@ struct Inner {
     prefix: String,
     integrity: Integrity,
     conditional: Conditional,
+    /// Nothing could be written when it was opened.
+    denied: bool,
     read_only: bool,
     /// Of uploads; downloads have others.
     lanes: Lanes,
@@ -264,6 +273,13 @@ impl Inner {
             return Ok(());
         }
         let name = &self.bucket.name;
+        if self.denied {
+            let advice = format!(
+                "nothing could be written to `{name}` when it was opened, so whether {mode:?} can be relied on is not \
+                 known: give this worker's keys the permission, and start it anew"
+            );
+            return Err(Error::new(Fault::Invalid, Misconfigured { advice, said: None }));
+        }
         Err(Error::invalid(format_args!(
             "`{name}` has no conditional writes that can be relied on, but {mode:?} is one"
         )))

@@ -117,7 +117,7 @@ impl Inner {
         let mut failures = 0;
         loop {
             let vouch = self.vouch(&part.source, range.clone()).await?;
-            let lane = self.lanes.enter().await;
+            let lane = self.lanes.enter().await.carries(range.end - range.start);
             let pulse = Pulse::new(Arc::clone(&share), self.lanes.clone());
             let sending = Sending(&pulse, false);
             let trailer = matches!(vouch, Vouch::Trailer { .. });
@@ -233,8 +233,9 @@ impl Upload {
             }
         };
         let lost = lost.map(|began| began.elapsed());
+        let lost_ms = lost.map(|lost| lost.as_millis() as u64);
         let (key, place, write_id) = (key.to_owned(), inner.place.clone(), label.write_id.clone());
-        let head = Head { place, key: key.clone(), id: id.clone(), write_id, part, file };
+        let head = Head { place, key: key.clone(), id: id.clone(), write_id, part, lost_ms, file };
         let folder = inner.journals.clone();
         let journal = match blocking(move || Journal::begin(&folder, head)).await {
             Ok(journal) => journal,
@@ -261,13 +262,14 @@ impl Upload {
         let label = Label { write_id: journal.head.write_id.clone(), own_check, integrity: inner.integrity };
         let to = Arc::new(To { key: key.to_owned(), id: journal.head.id.clone() });
         let done = parts.into_iter().map(|part| (part.number, part)).collect();
+        let lost = journal.head.lost_ms.map(Duration::from_millis);
         Upload {
             inner: Arc::clone(inner),
             to,
             label,
             journal,
             done,
-            lost: None,
+            lost,
             settled: false,
             resumed: true,
             hedged: HashSet::new(),
@@ -478,7 +480,10 @@ impl Upload {
                     };
                 }
                 Some(Means::WrongPart) if !self.hedged.is_empty() => {
-                    self.name_twins(&mut parts).await?;
+                    // Not every store can say what it has: then all begins anew.
+                    if self.name_twins(&mut parts).await.is_err() {
+                        return Err(why);
+                    }
                     self.hedged.clear();
                     continue;
                 }

@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -19,13 +18,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::store::checksum::Counter;
 use crate::store::content::piece;
 use crate::store::progress::Share;
-use crate::store::transfer::Lanes;
+use crate::store::transfer::{Lanes, Mark};
 use crate::store::{Algorithm, Crc, blocking};
 
 /// Bytes that are read at once, and a chunk of the encoding.
@@ -45,9 +43,7 @@ pub(super) enum Source {
 pub(super) struct Pulse {
     moved: AtomicU64,
     /// When something was taken last.
-    last: Mutex<Instant>,
-    /// Nanoseconds for which the link waited for the disk.
-    disk: AtomicU64,
+    last: Mutex<Mark>,
     crc: OnceLock<Crc>,
     sent: Notify,
     share: Arc<Share>,
@@ -56,9 +52,8 @@ pub(super) struct Pulse {
 
 impl Pulse {
     pub(super) fn new(share: Arc<Share>, lanes: Lanes) -> Arc<Self> {
-        let (moved, last) = (AtomicU64::new(0), Mutex::new(Instant::now()));
-        let disk = AtomicU64::new(0);
-        Arc::new(Pulse { moved, last, disk, crc: OnceLock::new(), sent: Notify::new(), share, lanes })
+        let (moved, last) = (AtomicU64::new(0), Mutex::new(lanes.mark()));
+        Arc::new(Pulse { moved, last, crc: OnceLock::new(), sent: Notify::new(), share, lanes })
     }
 
     /// Payload bytes that were taken.
@@ -66,13 +61,10 @@ impl Pulse {
         self.moved.load(Ordering::Relaxed)
     }
 
-    pub(super) fn last(&self) -> Instant {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For how long the link waited for the disk.
-    pub(super) fn disk(&self) -> Duration {
-        Duration::from_nanos(self.disk.load(Ordering::Relaxed))
+    /// Whether it stands still though it need not.
+    pub(super) fn is_stalled(&self) -> bool {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lanes.stalled_since(last)
     }
 
     /// Waits until all of the body was taken.
@@ -93,8 +85,7 @@ impl Pulse {
     fn take(&self, bytes: u64) {
         self.moved.fetch_add(bytes, Ordering::Relaxed);
         self.share.moved(bytes);
-        self.lanes.moved(bytes);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = self.lanes.moved(bytes);
     }
 
     fn end(&self, crc: Crc) {
@@ -108,7 +99,7 @@ pub(super) struct PartBody {
     source: Source,
     /// What is still to be read.
     rest: Range<u64>,
-    reading: Option<(Instant, JoinHandle<Result<Bytes>>)>,
+    reading: Option<JoinHandle<Result<Bytes>>>,
     /// What is to be given next; of payload, how much of it is.
     ready: VecDeque<(Bytes, u64)>,
     counter: Counter,
@@ -147,13 +138,11 @@ impl PartBody {
         let bytes = match &self.source {
             Source::Bytes(bytes) => bytes.slice(start..start + len as usize),
             Source::File(file) => {
-                let (began, reading) = self.reading.get_or_insert_with(|| {
+                let reading = self.reading.get_or_insert_with(|| {
                     let file = Arc::clone(file);
-                    let reading = tokio::task::spawn_blocking(move || piece(&file, at, len as usize));
-                    (Instant::now(), reading)
+                    tokio::task::spawn_blocking(move || piece(&file, at, len as usize))
                 });
                 let read = ready!(Pin::new(reading).poll(cx));
-                self.pulse.disk.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 self.reading = None;
                 match read {
                     Ok(read) => read?,
@@ -235,7 +224,7 @@ impl Body for PartBody {
 
 impl Drop for PartBody {
     fn drop(&mut self) {
-        if let Some((_, reading)) = &self.reading {
+        if let Some(reading) = &self.reading {
             reading.abort();
         }
     }

@@ -28,6 +28,8 @@ const BETWEEN_WRITES: Duration = Duration::from_millis(1100);
 const PATIENCE: usize = 5;
 /// What a probe began longer ago than this is nobody's any more.
 const ABANDONED: Duration = Duration::from_secs(600);
+/// So many of them are ended at once, so that opening takes no longer for it.
+const ENDED: usize = 4;
 
 /// How a race ended.
 enum Raced {
@@ -44,13 +46,15 @@ enum Raced {
 pub(super) struct Can {
     pub(super) integrity: Integrity,
     pub(super) conditional: Conditional,
+    /// Nothing could be found out, since nothing may be written.
+    pub(super) denied: bool,
 }
 
 /// Asks the store at `bucket`, below `prefix`; about conditional writes only with `conditions`.
 pub(super) async fn ask(bucket: &Bucket, prefix: &str, provider: Provider, conditions: bool) -> Result<Can> {
     let conditions = conditions && provider.may_condition();
     if let (Some(integrity), false) = (provider.integrity(), conditions) {
-        return Ok(Can { integrity, conditional: Conditional::None });
+        return Ok(Can { integrity, conditional: Conditional::None, denied: false });
     }
     let mut budget = Budget::default();
     loop {
@@ -62,7 +66,7 @@ pub(super) async fn ask(bucket: &Bucket, prefix: &str, provider: Provider, condi
             Err(why) if why.fault() == Fault::Invalid && denied(&why) => {
                 let name = &bucket.name;
                 warn!(bucket = name, %why, "nothing may be written here: the bucket is only read");
-                return Ok(Can { integrity: Integrity::Md5, conditional: Conditional::None });
+                return Ok(Can { integrity: Integrity::Md5, conditional: Conditional::None, denied: true });
             }
             Err(why) => sleep(budget.spend(why, 0)?).await,
             can => return can,
@@ -83,7 +87,7 @@ impl Probe<'_> {
         };
         let conditional = if conditions { self.conditional(integrity).await? } else { Conditional::None };
         info!(bucket = self.bucket.name, ?provider, ?integrity, ?conditional, "bucket opened");
-        Ok(Can { integrity, conditional })
+        Ok(Can { integrity, conditional, denied: false })
     }
 
     /// A checksum that is wrong has to be refused.
@@ -128,10 +132,10 @@ impl Probe<'_> {
 
     /// Ends what earlier probes that were killed have left open, given the one that was begun now.
     async fn end_abandoned(&self, begun: &str) {
-        let below = self.key.rsplit_once('/').map_or("", |(below, _)| below);
+        let below = self.key.rfind('/').map_or("", |slash| &self.key[..=slash]);
         let open = self.bucket.uploads(below).await.unwrap_or_default();
         let Some(now) = open.iter().find(|upload| upload.id == begun).map(|upload| upload.begun) else { return };
-        for upload in open.iter().filter(|upload| upload.begun + ABANDONED < now) {
+        for upload in open.iter().filter(|upload| upload.begun + ABANDONED < now).take(ENDED) {
             if let Err(why) = self.bucket.abort(&upload.key, &upload.id).await {
                 debug!(key = upload.key, %why, "what an earlier probe has begun is still open");
             }
@@ -162,14 +166,31 @@ impl Probe<'_> {
                 Err(_) => return Ok(Conditional::None),
             }
         }
-        match self.put_patiently(RACERS + 2, integrity, Put::Match(version)).await {
-            Ok(_) => Ok(Conditional::ByContent),
-            Err(why) if why.fault() == Fault::Transient && fault::means(&why) != Some(Means::Condition) => Err(why),
-            Err(why) => {
-                debug!(bucket = self.bucket.name, %why, "a match that holds is refused");
-                Ok(Conditional::None)
+        self.may_match(integrity, version).await
+    }
+
+    /// Whether what is there can be replaced if it is this version, which it is.
+    async fn may_match(&self, integrity: Integrity, version: Version) -> Result<Conditional> {
+        let mut unsure = false;
+        for _ in 0..PATIENCE {
+            match self.put(RACERS + 2, integrity, Put::Match(version.clone())).await {
+                Ok(_) => return Ok(Conditional::ByContent),
+                Err(why) if is_busy(&why) => {
+                    unsure = true;
+                    sleep(BETWEEN_WRITES).await;
+                }
+                // The one before may have taken effect: all is asked again, of another key.
+                Err(why) if unsure => return Err(why.with_fault(Fault::Transient)),
+                Err(why) if why.fault() == Fault::Transient && fault::means(&why) != Some(Means::Condition) => {
+                    return Err(why);
+                }
+                Err(why) => {
+                    debug!(bucket = self.bucket.name, %why, "a match that holds is refused");
+                    return Ok(Conditional::None);
+                }
             }
         }
+        Err(Error::transient("the store is too busy to be asked about conditional writes"))
     }
 
     /// What the one winner wrote; `None` where there is not one winner. A store that lets a key be written once a second
@@ -181,6 +202,8 @@ impl Probe<'_> {
                 Raced::Shared => return Ok(None),
                 Raced::Refused => sleep(BETWEEN_WRITES).await,
             }
+            // One that was refused may have taken effect.
+            self.bucket.delete(&self.key).await?;
         }
         Err(Error::transient("the store is too busy to be asked about conditional writes"))
     }
@@ -208,7 +231,7 @@ impl Probe<'_> {
         Ok(Raced::Shared)
     }
 
-    /// Again where the store wants fewer writes to one key.
+    /// Again where the store wants fewer writes to one key: for writes that should not take effect.
     async fn put_patiently(&self, number: usize, integrity: Integrity, mode: Put) -> Result<Version> {
         for _ in 1..PATIENCE {
             match self.put(number, integrity, mode.clone()).await {

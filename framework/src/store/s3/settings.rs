@@ -23,7 +23,7 @@ use super::{Inner, S3, probe};
 use crate::config::S3Config;
 use crate::error::{Context, Error, Result};
 use crate::store::transfer::Lanes;
-use crate::store::{Conditional, Key};
+use crate::store::{Conditional, Key, blocking};
 
 /// To find credentials, which may have to be asked for at several places.
 const CREDENTIALS_WITHIN: Duration = Duration::from_secs(30);
@@ -131,7 +131,8 @@ impl S3Settings {
         let found = |own: &Option<String>, theirs: Option<String>| own.clone().or(theirs);
         let endpoint = found(&self.endpoint, cloudflare.as_ref().and_then(|cloudflare| cloudflare.endpoint.clone()));
         let keys = self.keys.clone().or(cloudflare.and_then(|cloudflare| cloudflare.keys));
-        let wire = Wire::new()?;
+        let authorities = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let wire = blocking(move || Wire::new(authorities.as_deref())).await?;
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(wire.clone());
         if let Some((id, secret)) = keys {
             loader = loader.credentials_provider(Credentials::new(id, secret, None, None, "forebay"));
@@ -156,13 +157,13 @@ impl S3Settings {
         }
         let bucket = Bucket { sdk: Client::from_conf(config.build()), name };
         let can = match self.read_only {
-            true => probe::Can { integrity: Integrity::Md5, conditional: Conditional::None },
+            true => probe::Can { integrity: Integrity::Md5, conditional: Conditional::None, denied: false },
             false => probe::ask(&bucket, &prefix, provider, self.conditions).await?,
         };
         let journals = self.uploads.unwrap_or_else(|| std::env::temp_dir().join("forebay-uploads"));
-        let (integrity, conditional, lanes) = (can.integrity, can.conditional, Lanes::new());
+        let (probe::Can { integrity, conditional, denied }, lanes) = (can, Lanes::new());
         let read_only = self.read_only;
-        let inner = Inner { bucket, prefix, integrity, conditional, read_only, lanes, journals, place };
+        let inner = Inner { bucket, prefix, integrity, conditional, denied, read_only, lanes, journals, place };
         if !read_only {
             inner.clean_up().await;
         }

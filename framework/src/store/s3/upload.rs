@@ -80,7 +80,7 @@ impl Inner {
             if label.integrity == Integrity::Md5 {
                 label.own_check = Some(part::count(source.clone(), 0..len, CHECK).await?);
             }
-            let lane = self.lanes.enter().await;
+            let lane = self.lanes.enter().await.carries(len);
             let pulse = Pulse::new(Arc::new(progress.share()), self.lanes.clone());
             let trailer = matches!(vouch, Vouch::Trailer { .. });
             let body = PartBody::new(source.clone(), 0..len, CHECK, trailer, Arc::clone(&pulse));

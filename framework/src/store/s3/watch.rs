@@ -30,10 +30,7 @@ pub(super) async fn watched<T>(
     let began = Instant::now();
     let answer = answered(call, pulse, lane, failures).await;
     match &answer {
-        Ok(_) => {
-            let network = began.elapsed().saturating_sub(pulse.disk());
-            Flow::of_process().moved(Direction::Upload, pulse.moved(), network);
-        }
+        Ok(_) => Flow::of_process().moved(Direction::Upload, pulse.moved(), began.elapsed()),
         // A store that says why it did nothing has answered well.
         Err(why) if fault::said(why).is_none_or(|said| !said.is_sure()) => {
             Flow::of_process().failed(Direction::Upload);
@@ -66,7 +63,7 @@ async fn answered<T>(call: impl Future<Output = Result<T>>, pulse: &Pulse, lane:
             Some(by) if Instant::now() > by => {
                 return Err(Error::transient("all was sent, but no answer came"));
             }
-            None if pulse.last().elapsed() > MOVES_WITHIN => {
+            None if pulse.is_stalled() => {
                 return Err(Error::transient(format_args!("nothing moved for {MOVES_WITHIN:?}")));
             }
             _ => {}

@@ -1,10 +1,11 @@
-//! How calls reach a store: HTTP/1.1 over TCP, or over TLS with the roots of Mozilla, one connection a call at a time.
+//! How calls reach a store: HTTP/1.1 over TCP, or over TLS with the roots of Mozilla or of one's own, one connection a call at a time.
 //!
 //! It owns the connections. What it adds to the SDK's own client is that little waits in the kernel to be sent, so that
 //! what a body gives is what the link takes: only so can a stalled part be told from a slow one.
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,13 +23,15 @@ use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as Tcp;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ClientConfig;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::error::{Error, Result};
+use crate::error::{Classify, Context as _, Error, Result};
 
 /// To open a connection to one of a name's addresses.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -46,12 +49,16 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new() -> Result<Self> {
+    /// Trusts those certificates of authorities that a PEM file has, where there is one, instead of Mozilla's.
+    pub(super) fn new(authorities: Option<&Path>) -> Result<Self> {
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|why| Error::failed(format_args!("TLS: {why}")))?
-            .with_webpki_roots()
-            .with_no_client_auth();
+            .map_err(|why| Error::failed(format_args!("TLS: {why}")))?;
+        let tls = match authorities {
+            Some(file) => tls.with_root_certificates(roots(file)?),
+            None => tls.with_webpki_roots(),
+        };
+        let tls = tls.with_no_client_auth();
         let mut tcp = Tcp::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -64,6 +71,20 @@ impl Wire {
             .build(dial.wrap_connector(Dial(tcp)));
         Ok(Wire { client })
     }
+}
+
+fn roots(file: &Path) -> Result<RootCertStore> {
+    let read = || {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(file).or_invalid()? {
+            roots.add(certificate.or_invalid()?).or_invalid()?;
+        }
+        match roots.is_empty() {
+            true => Err(Error::invalid("it holds no certificate: want PEM")),
+            false => Ok(roots),
+        }
+    };
+    read().with_context(|| format!("AWS_CA_BUNDLE, {}", file.display()))
 }
 
 impl fmt::Debug for Wire {
@@ -111,5 +132,32 @@ impl Service<Uri> for Dial {
             let _ = SockRef::from(stream.inner()).set_tcp_notsent_lowat(UNSENT);
             Ok(stream)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+
+    use super::*;
+
+    #[test]
+    fn authorities_of_ones_own_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (good, bad) = (folder.path().join("good.pem"), folder.path().join("bad.pem"));
+        let own = || {
+            let own = rcgen::generate_simple_self_signed(["store.example".to_owned()]).unwrap();
+            let text = BASE64_STANDARD.encode(own.cert.der());
+            format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+        };
+        std::fs::write(&good, own() + &own()).unwrap();
+        std::fs::write(&bad, "no certificate").unwrap();
+        assert_eq!(roots(&good).unwrap().len(), 2);
+        assert!(Wire::new(Some(&good)).is_ok());
+        for file in [bad, folder.path().join("missing")] {
+            let why = Wire::new(Some(&file)).unwrap_err();
+            assert!(why.to_string().contains(&file.display().to_string()), "{why}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::OnceCell;
+use tokio::sync::SetOnce;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
@@ -31,6 +31,8 @@ use crate::store::{Checksum, Crc, Opened, Progress, Reading, Version, blocking};
 
 /// How often a download begins anew because the object changed, or because what came was not what it should be.
 const BEGINNINGS: u32 = 5;
+/// How long an answer that is open waits until it is known what the bytes should be.
+const HELD: Duration = Duration::from_secs(2);
 /// No range is smaller, unless the object ends there.
 const LEAST: u64 = 4 << 20;
 
@@ -53,8 +55,7 @@ pub(super) enum Target {
 enum Attempt {
     Done(Fetched, Bytes),
     Changed,
-    /// The check of what came.
-    Wrong(Crc),
+    Wrong,
 }
 
 /// How a range was opened, the lane that it comes along, and how long the answer took.
@@ -69,13 +70,9 @@ struct Shared {
     origin: Arc<dyn Origin>,
     lanes: Lanes,
     progress: Arc<Share>,
-    name: String,
     len: u64,
     version: Version,
-    /// What the first answer said of all bytes.
-    told: Option<Checksum>,
-    resumed: bool,
-    plan: OnceCell<Plan>,
+    plan: SetOnce<Plan>,
     sink: Sink,
 }
 
@@ -99,15 +96,13 @@ impl Download {
 
     async fn begin_until_done(&self, name: &str) -> Result<(Fetched, Bytes)> {
         let mut why = "it changes all the time";
-        let mut before = None;
         for beginning in 1..=BEGINNINGS {
             let (sink, left) = self.open(name).await?;
             let share = Arc::new(self.progress.share());
-            match self.begin(name, &sink, left, &share, before).await? {
+            match self.begin(name, &sink, left, &share).await? {
                 Attempt::Done(fetched, bytes) => return Ok((fetched, bytes)),
                 Attempt::Changed => debug!(name, beginning, "the object has changed: downloading it anew"),
-                Attempt::Wrong(came) => {
-                    before = Some(came);
+                Attempt::Wrong => {
                     why = "its bytes are not what the store says they should be";
                     warn!(name, beginning, "{why}: downloading it anew");
                 }
@@ -128,14 +123,7 @@ impl Download {
         Ok((Sink::File(Arc::new(partial)), left))
     }
 
-    async fn begin(
-        &self,
-        name: &str,
-        sink: &Sink,
-        left: Left,
-        progress: &Arc<Share>,
-        before: Option<Crc>,
-    ) -> Result<Attempt> {
+    async fn begin(&self, name: &str, sink: &Sink, left: Left, progress: &Arc<Share>) -> Result<Attempt> {
         let asked = left.missing_first();
         let Answer { opened, lane, took } = self.first(&asked, &left).await?;
         let reading = match opened {
@@ -147,25 +135,28 @@ impl Download {
             let (len, most) = (reading.len, self.most);
             return Err(Error::invalid(format_args!("it has {len} bytes, but at most {most} are taken")));
         }
-        let mut queue = cut(&left, reading.range.clone(), reading.len, self.lanes.count()).into_iter();
+        // Of an answer that gives more than was asked for, all is taken, unless some of it is there already.
+        let first = match left.version {
+            Some(_) => asked.start..asked.end.min(reading.range.end),
+            None => reading.range.clone(),
+        };
+        let mut queue = cut(&left, first.clone(), reading.len, self.lanes.count()).into_iter();
         progress.expect(reading.len);
         let shared = Arc::new(Shared {
             origin: Arc::clone(&self.origin),
             lanes: self.lanes.clone(),
             progress: Arc::clone(progress),
-            name: name.to_owned(),
             len: reading.len,
             version: reading.version.clone(),
-            told: reading.checksum,
-            resumed: left.version.is_some(),
-            plan: OnceCell::new(),
+            plan: SetOnce::new(),
             sink: sink.clone(),
         });
-        let mut crcs = shared.count_left(&left.ranges).await?;
         let mut tasks = JoinSet::new();
-        let first = reading.range.clone();
+        // While it is asked what the bytes should be, ranges are opened.
+        tasks.spawn(Arc::clone(&shared).prepare(name.to_owned(), reading.checksum, left));
         let opened = Answer { opened: Opened::Found(reading), lane, took };
         tasks.spawn(Arc::clone(&shared).range(first, Some(opened)));
+        let mut crcs = Checks::default();
         loop {
             // No more tasks than lanes can wait for one: an object may have very many ranges.
             while tasks.len() < 2 * self.lanes.count()
@@ -184,7 +175,7 @@ impl Download {
         }
         crcs.sort_unstable_by_key(|(start, _)| *start);
         let crcs: Vec<Crc> = crcs.into_iter().map(|(_, crc)| crc).collect();
-        shared.finish(&crcs, before).await
+        shared.finish(&crcs).await
     }
 
     /// Opens the first range, as often as the budget allows.
@@ -238,14 +229,10 @@ fn cut(left: &Left, first: Range<u64>, len: u64, lanes: usize) -> Vec<Range<u64>
 }
 
 impl Shared {
-    /// What is being downloaded, with what its bytes should be: asked by the first range that needs it, while the others
-    /// are being opened.
-    async fn plan(&self) -> Result<&Plan> {
-        self.plan.get_or_try_init(|| self.begin()).await
-    }
-
-    async fn begin(&self) -> Result<Plan> {
-        let checksum = match self.told {
+    /// Finds out what the bytes should be, makes room for them, and gives the checks of what is `left`. `told`: by the
+    /// first answer.
+    async fn prepare(self: Arc<Self>, name: String, told: Option<Checksum>, left: Left) -> Result<Checks> {
+        let checksum = match told {
             Some(told) => Some(told),
             None => {
                 let asking = with_budget(|| self.origin.checksum(&self.version));
@@ -253,13 +240,16 @@ impl Shared {
             }
         };
         let plan = Plan { len: self.len, version: self.version.clone(), checksum };
-        if !self.resumed
+        if left.version.is_none()
             && let Sink::File(partial) = &self.sink
         {
-            let (partial, name, plan) = (Arc::clone(partial), self.name.clone(), plan.clone());
+            let (partial, plan) = (Arc::clone(partial), plan.clone());
             blocking(move || partial.begin(&name, &plan)).await?;
         }
-        Ok(plan)
+        let checks = self.count_left(&left.ranges, &plan).await?;
+        // Nobody else sets it.
+        let _ = self.plan.set(plan);
+        Ok(checks)
     }
 
     /// Brings one range to where it belongs; the checks of its pieces.
@@ -274,7 +264,12 @@ impl Shared {
                 Some(opened) => Ok(opened),
                 None => ask(&*self.origin, &self.lanes, at..range.end, Some(&self.version)).await,
             };
-            let plan = self.plan().await?;
+            let Ok(plan) = timeout(HELD, self.plan.wait()).await else {
+                // Others may want the lane.
+                drop(answer);
+                self.plan.wait().await;
+                continue;
+            };
             let tally = tally.get_or_insert_with(|| Tally::new(range.start, plan));
             let came = match answer {
                 Ok(Answer { opened: Opened::Found(reading), lane, took }) => {
@@ -303,7 +298,7 @@ impl Shared {
         }
         let checks = tally.map_or_else(Checks::default, Tally::end);
         if let Sink::File(partial) = &self.sink {
-            let algorithm = self.plan().await?.algorithm();
+            let algorithm = self.plan.wait().await.algorithm();
             let crcs: Vec<Crc> = checks.iter().map(|(_, crc)| *crc).collect();
             let (partial, value) = (Arc::clone(partial), joined(algorithm, &crcs).value);
             blocking(move || partial.note(&range, value)).await?;
@@ -333,6 +328,7 @@ impl Shared {
         let mut skip = *at - range.start;
         let mut writer = Writer::new(self.sink.clone(), *at);
         let mut came = Ok(());
+        let mut mark = self.lanes.mark();
         while *at < end {
             let mut some = match timeout(MOVES_WITHIN, body.next()).await {
                 Ok(Some(Ok(some))) => some,
@@ -344,6 +340,7 @@ impl Shared {
                     came = Err(Error::transient(format_args!("the answer ended at {at}, before {end}")));
                     break;
                 }
+                Err(_) if !self.lanes.stalled_since(mark) => continue,
                 Err(_) => {
                     came = Err(Error::transient(format_args!("nothing came for {MOVES_WITHIN:?}")));
                     break;
@@ -357,7 +354,7 @@ impl Shared {
             tally.add(&some);
             *at += moved;
             self.progress.moved(moved);
-            self.lanes.moved(moved);
+            mark = self.lanes.moved(moved);
             lane.left(end - *at);
             writer.take(some).await?;
         }
@@ -366,14 +363,11 @@ impl Shared {
     }
 
     /// The checks of what an earlier attempt left.
-    async fn count_left(&self, ranges: &[Range<u64>]) -> Result<Checks> {
+    async fn count_left(&self, ranges: &[Range<u64>], plan: &Plan) -> Result<Checks> {
         let Sink::File(partial) = &self.sink else {
             return Ok(Checks::default());
         };
-        if ranges.is_empty() {
-            return Ok(Checks::default());
-        }
-        let (file, ranges, plan) = (partial.file(), ranges.to_vec(), self.plan().await?);
+        let (file, ranges) = (partial.file(), ranges.to_vec());
         let (algorithm, part) = (plan.algorithm(), plan.part());
         let progress = Arc::clone(&self.progress);
         blocking(move || {
@@ -392,22 +386,14 @@ impl Shared {
         .await
     }
 
-    /// With all pieces there: compares, and gives them their name. `before` is the check of what was not right the last
-    /// time.
-    async fn finish(&self, crcs: &[Crc], before: Option<Crc>) -> Result<Attempt> {
-        let plan = self.plan().await?;
+    /// With all pieces there: compares, and gives them their name.
+    async fn finish(&self, crcs: &[Crc]) -> Result<Attempt> {
+        let plan = self.plan.wait().await;
         let len: u64 = crcs.iter().map(|crc| crc.len).sum();
-        let holds = plan.checksum.map(|checksum| checksum.holds(crcs));
-        if len != plan.len || holds == Some(false) {
-            let came = joined(plan.algorithm(), crcs);
-            // Where the parts of an object are not as long as its first, their check cannot be put together. The same
-            // bytes twice are what the store has.
-            let guessed = plan.part() > 0 && len == plan.len && before == Some(came);
-            if !guessed {
-                return Ok(Attempt::Wrong(came));
-            }
+        if len != plan.len || plan.checksum.is_some_and(|checksum| !checksum.holds(crcs)) {
+            return Ok(Attempt::Wrong);
         }
-        let (len, version, verified) = (plan.len, plan.version.clone(), holds == Some(true));
+        let (len, version, verified) = (plan.len, plan.version.clone(), plan.checksum.is_some());
         let bytes = match &self.sink {
             Sink::File(partial) => {
                 let partial = Arc::clone(partial);

@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::retry::MOVES_WITHIN;
+
 const START: usize = 10;
 const LEAST: usize = 2;
 const MOST: usize = 48;
@@ -17,6 +19,10 @@ const MOST: usize = 48;
 const WINDOW: Duration = Duration::from_millis(1500);
 /// A lane that moves less than this a second waits for the others more than it moves: fewer are better.
 const SLOWEST: f64 = 64_000.0;
+/// What is at least so long takes the link longer than it takes an answer, so that its goodput tells of the link.
+const LARGE: u64 = 1 << 20;
+/// Buffers let a lane move so much at once, and then nothing until that is through.
+const BURST: u64 = 256 << 10;
 /// How long the pace is measured.
 const PACE: Duration = Duration::from_millis(500);
 /// A link that moves less than this part of the most it has moved has room.
@@ -42,6 +48,11 @@ struct State {
     /// Lanes to be taken away as soon as they come free.
     surplus: usize,
     used: usize,
+    /// Of those, the ones that carry something large.
+    large: usize,
+    /// Bytes so far, and when the last of them were moved.
+    total: u64,
+    moved: Instant,
     /// Whether all lanes were in use since the window began.
     full: bool,
     began: Instant,
@@ -74,6 +85,14 @@ struct Judge {
 pub(crate) struct Lane {
     permit: Option<OwnedSemaphorePermit>,
     lanes: Lanes,
+    large: bool,
+}
+
+/// When a lane moved something last, and how much all lanes had moved by then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    at: Instant,
+    total: u64,
 }
 
 impl Lanes {
@@ -82,6 +101,9 @@ impl Lanes {
             lanes: START,
             surplus: 0,
             used: 0,
+            large: 0,
+            total: 0,
+            moved: Instant::now(),
             full: false,
             began: Instant::now(),
             bytes: 0,
@@ -97,25 +119,49 @@ impl Lanes {
         let permit = Arc::clone(&self.inner.free).acquire_owned().await.ok();
         let mut state = self.state();
         state.used += 1;
-        if state.used >= state.lanes && !state.full {
-            (state.full, state.began, state.bytes) = (true, Instant::now(), 0);
+        let full = state.used >= state.lanes;
+        if state.used == 1 || (full && !state.full) {
+            (state.began, state.bytes) = (Instant::now(), 0);
         }
+        state.full |= full;
         drop(state);
-        Lane { permit, lanes: self.clone() }
+        Lane { permit, lanes: self.clone(), large: false }
+    }
+
+    /// Nothing has been moved yet on a lane.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { at: Instant::now(), total: self.state().total }
+    }
+
+    /// Whether a lane that moved something last at `mark` is stalled, rather than slow: all of the link has stood still
+    /// as long as nothing may move, or the others have moved meanwhile what it should have, too.
+    pub(crate) fn stalled_since(&self, mark: Mark) -> bool {
+        let state = self.state();
+        let share = (state.total - mark.total) / state.used.max(1) as u64;
+        mark.at.elapsed() >= MOVES_WITHIN && (state.moved.max(mark.at).elapsed() >= MOVES_WITHIN || share >= BURST)
     }
 
     /// Counts payload bytes that were moved on any lane, and learns from them.
-    pub(crate) fn moved(&self, bytes: u64) {
+    pub(crate) fn moved(&self, bytes: u64) -> Mark {
         let mut state = self.state();
+        (state.total, state.moved) = (state.total + bytes, Instant::now());
+        let mark = Mark { at: state.moved, total: state.total };
         state.pace.moved(bytes);
         state.bytes += bytes;
         let took = state.began.elapsed();
-        if !state.full || took < WINDOW {
-            return;
+        if took < WINDOW {
+            return mark;
         }
         let goodput = state.bytes as f64 / took.as_secs_f64();
-        let (before, lanes) = (state.lanes, state.lanes);
-        let wanted = state.judge.wants(lanes, goodput).clamp(LEAST, MOST);
+        let (before, used) = (state.lanes, state.used);
+        let wanted = if 2 * state.large >= used && goodput < SLOWEST * used as f64 {
+            state.judge.slow(goodput)
+        } else if state.full {
+            state.judge.wants(before, goodput)
+        } else {
+            before
+        };
+        let wanted = wanted.clamp(LEAST, MOST);
         (state.began, state.bytes) = (Instant::now(), 0);
         if wanted > before {
             let more = wanted - before;
@@ -127,6 +173,7 @@ impl Lanes {
             state.surplus += before - wanted;
         }
         state.lanes = wanted;
+        mark
     }
 
     /// Whether the link moves much less than it has moved before.
@@ -159,10 +206,19 @@ pub(crate) struct NearlyFree {
 }
 
 impl Lane {
+    /// It is known how much is to be moved along it.
+    pub(crate) fn carries(mut self, len: u64) -> Self {
+        if len >= LARGE && !self.large {
+            self.large = true;
+            self.lanes.state().large += 1;
+        }
+        self
+    }
+
     /// For an answer of `len` bytes that was waited for so long: the lane comes free as soon as what is left takes no
     /// longer than the next answer will, so that the link is not idle while that is waited for.
     pub(crate) fn until_nearly(self, len: u64, waits: Duration) -> NearlyFree {
-        NearlyFree { lane: Some(self), len, waits, began: Instant::now() }
+        NearlyFree { lane: Some(self.carries(len)), len, waits, began: Instant::now() }
     }
 }
 
@@ -184,6 +240,7 @@ impl Drop for Lane {
     fn drop(&mut self) {
         let mut state = self.lanes.state();
         state.used -= 1;
+        state.large -= usize::from(self.large);
         // With a lane to spare it is not the lanes that limit.
         state.full &= state.used + 1 >= state.lanes;
         if state.surplus > 0
@@ -208,13 +265,15 @@ impl Pace {
 }
 
 impl Judge {
+    /// How many there should be for a link that gives each of them too little.
+    fn slow(&mut self, goodput: f64) -> usize {
+        (self.before, self.rising, self.rest) = (Some(goodput), false, 8);
+        (goodput / SLOWEST) as usize
+    }
+
     /// How many lanes there should be after a window with `lanes` of them, all in use, that gave `goodput` bytes a second.
     fn wants(&mut self, lanes: usize, goodput: f64) -> usize {
         let before = self.before.replace(goodput);
-        if goodput < SLOWEST * lanes as f64 {
-            (self.rising, self.rest) = (false, 8);
-            return (goodput / SLOWEST) as usize;
-        }
         let step = (lanes / 4).max(1);
         match before {
             Some(before) if self.rising && goodput < before * (1.0 + NOISE) => {
@@ -243,7 +302,9 @@ mod tests {
         let mut judge = Judge::default();
         (0..windows).fold(START, |lanes, _| {
             let goodput = (each * lanes as f64).min(all);
-            judge.wants(lanes, goodput).clamp(LEAST, MOST)
+            let slow = goodput < SLOWEST * lanes as f64;
+            let wanted = if slow { judge.slow(goodput) } else { judge.wants(lanes, goodput) };
+            wanted.clamp(LEAST, MOST)
         })
     }
 
@@ -270,7 +331,7 @@ mod tests {
         let lanes = Lanes::new();
         let mut used = Vec::new();
         for _ in 0..START {
-            used.push(lanes.enter().await);
+            used.push(lanes.enter().await.carries(LARGE));
         }
         tokio::time::advance(WINDOW).await;
         lanes.moved(1000);
@@ -279,6 +340,46 @@ mod tests {
         assert_eq!(lanes.inner.free.available_permits(), 0);
         used.clear();
         assert_eq!(lanes.inner.free.available_permits(), LEAST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_small_does_not_tell_that_a_link_is_slow() {
+        let lanes = Lanes::new();
+        let mut used = Vec::new();
+        for _ in 0..START {
+            used.push(lanes.enter().await.carries(LARGE - 1));
+        }
+        tokio::time::advance(WINDOW).await;
+        lanes.moved(1000);
+        assert!(lanes.count() > START, "more may give more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_link_is_left_to_few_before_all_lanes_are_in_use() {
+        let lanes = Lanes::new();
+        let _used = [lanes.enter().await.carries(LARGE), lanes.enter().await.carries(LARGE)];
+        tokio::time::advance(WINDOW).await;
+        lanes.moved(93_750);
+        assert_eq!(lanes.count(), LEAST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_is_stalled_if_others_move_or_all_stand_still() {
+        let lanes = Lanes::new();
+        let _used = [lanes.enter().await, lanes.enter().await];
+        let mark = lanes.moved(1);
+        tokio::time::advance(MOVES_WITHIN).await;
+        assert!(lanes.stalled_since(mark), "all stand still");
+        // Half a burst for each of the two.
+        let other = lanes.moved(BURST);
+        assert!(!lanes.stalled_since(mark), "it is only slow");
+        lanes.moved(BURST);
+        assert!(lanes.stalled_since(mark), "the other one is not");
+        assert!(!lanes.stalled_since(other));
+        let new = lanes.mark();
+        assert!(!lanes.stalled_since(new));
+        tokio::time::advance(MOVES_WITHIN).await;
+        assert!(lanes.stalled_since(new));
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,9 +22,9 @@ use bytes::Bytes;
 use super::{Content, Key, Outcome, Progress, Put, Store, Version};
 use crate::error::Result;
 use download::{Download, Target};
-#[cfg(feature = "s3")]
-pub(crate) use lanes::Lane;
 pub(crate) use lanes::Lanes;
+#[cfg(feature = "s3")]
+pub(crate) use lanes::{Lane, Mark};
 pub use origin::Origin;
 use origin::Stored;
 #[cfg(any(feature = "https", feature = "s3"))]
@@ -98,7 +98,7 @@ impl Transfers {
     /// beside `to`. Two processes cannot download to one file at once.
     ///
     /// # Errors
-    /// `Invalid` where there is no such object, it is too long, or the disk has no room for it. `Transient` where the
+    /// `Invalid` where there is no such object, or it is too long. `Transient` where the disk has no room for it, where the
     /// store or the link failed as often as the budget of tries allows, or the bytes that came were wrong each time.
     pub async fn fetch(&self, key: &Key, to: impl AsRef<Path>) -> Result<Fetched> {
         let origin = Stored::new(Arc::clone(&self.store), key.clone());

@@ -4,18 +4,18 @@
 //! uploads to one key keep their order. The folder has a bound, and whoever hands over waits where it is reached. It
 //! deliberately promises nothing for a node that is lost: work is done when its result is in the store, not in a spool.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use super::Transfers;
@@ -26,6 +26,10 @@ use crate::telemetry::SpoolMeter;
 
 /// Uploads at once; large ones share their link among their parts besides.
 const AT_ONCE: usize = 4;
+/// Failures in a row, of any uploads, after which the store itself is the trouble,
+const TROUBLE: u32 = 8;
+/// and then so long is between two tries.
+const IN_TROUBLE: Duration = Duration::from_secs(1);
 /// Bytes in the folder by default.
 const BOUND: u64 = 10 << 30;
 
@@ -85,9 +89,10 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Entry>,
-    /// Keys of uploads that are under way.
-    busy: HashSet<Key>,
+    /// Of each key in the order in which they were handed over; a key is here while one of it is under way, too.
+    waiting: HashMap<Key, VecDeque<Entry>>,
+    /// Keys of which none is under way, each when it is its turn.
+    turns: VecDeque<Key>,
     under_way: Vec<SystemTime>,
     /// Of all that is in the folder, and of what is being put there.
     bytes: u64,
@@ -96,6 +101,10 @@ struct State {
     /// Since when uploads are under way, and how long they were before.
     since: Option<Instant>,
     worked: Duration,
+    /// Failures since the last success.
+    failures_in_a_row: u32,
+    /// Nothing is tried before.
+    rests_until: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,6 +114,9 @@ struct Entry {
     create: bool,
     len: u64,
     since: SystemTime,
+    failures: u32,
+    /// Not tried again before.
+    rests_until: Option<Instant>,
 }
 
 /// An entry as the folder has it.
@@ -203,12 +215,13 @@ impl Spool {
         };
         let number = self.room(len).await?;
         let shared = Arc::clone(&self.shared);
-        let entry = Entry { number, key: key.clone(), create, len, since: SystemTime::now() };
+        let entry =
+            Entry { number, key: key.clone(), create, len, since: SystemTime::now(), failures: 0, rests_until: None };
         let taking = tokio::task::spawn_blocking(move || {
             let taken = shared.write(&entry, fill);
             let mut state = shared.state();
             match &taken {
-                Ok(()) => state.waiting.push_back(entry),
+                Ok(()) => state.waits(entry),
                 Err(_) => state.bytes -= len,
             }
             shared.meter.show(&state.backlog());
@@ -267,10 +280,10 @@ impl Shared {
             let entry = read(&folder, number).with_context(|| path.display().to_string())?;
             state.next = number;
             state.bytes += entry.len;
-            state.waiting.push_back(entry);
+            state.waits(entry);
         }
         if !state.waiting.is_empty() {
-            debug!(uploads = state.waiting.len(), folder = %folder.display(), "uploads that were left are gone on with");
+            debug!(uploads = state.backlog().uploads, folder = %folder.display(), "uploads that were left are gone on with");
         }
         for entry in fs::read_dir(folder.join("rejected"))? {
             let name = entry?.file_name();
@@ -303,24 +316,27 @@ impl Shared {
         written
     }
 
-    fn next(&self) -> Option<Entry> {
+    /// What is to be uploaded next, or else until when all that waits rests.
+    fn next(&self) -> Result<Entry, Option<Instant>> {
         let mut state = self.state();
-        let State { waiting, busy, .. } = &mut *state;
-        // The first of its key whose key is not under way.
-        let mut seen = HashSet::new();
-        let place = waiting.iter().position(|entry| seen.insert(&entry.key) && !busy.contains(&entry.key))?;
-        let entry = waiting.remove(place)?;
-        state.busy.insert(entry.key.clone());
+        let entry = state.next(Instant::now())?;
         state.under_way.push(entry.since);
         state.since.get_or_insert_with(Instant::now);
-        Some(entry)
+        Ok(entry)
     }
 
-    fn failed(&self) {
+    /// It is tried again later; others go on meanwhile.
+    fn failed(&self, mut entry: Entry) {
         let mut state = self.state();
+        entry.failures += 1;
+        entry.rests_until = Some(Instant::now() + pause(entry.failures));
+        state.failures_in_a_row += 1;
         state.backlog.failures += 1;
         self.meter.failed();
+        state.leaves(&entry.key.clone(), entry.since, Some(entry));
         self.meter.show(&state.backlog());
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     /// It is in the store, or put aside.
@@ -336,21 +352,14 @@ impl Shared {
         let _ = fs::remove_file(note);
         let _ = fs::remove_file(data);
         let mut state = self.state();
-        state.busy.remove(&entry.key);
-        if let Some(place) = state.under_way.iter().position(|since| *since == entry.since) {
-            state.under_way.swap_remove(place);
-        }
+        state.leaves(&entry.key, entry.since, None);
         state.bytes -= entry.len;
+        (state.failures_in_a_row, state.rests_until) = (0, None);
         if done {
             state.backlog.done += 1;
             state.backlog.done_bytes += entry.len;
         } else {
             state.backlog.rejected += 1;
-        }
-        if state.under_way.is_empty()
-            && let Some(since) = state.since.take()
-        {
-            state.worked += since.elapsed();
         }
         self.meter.show(&state.backlog());
         drop(state);
@@ -364,16 +373,59 @@ impl Shared {
 }
 
 impl State {
+    fn waits(&mut self, entry: Entry) {
+        if let Some(line) = self.waiting.get_mut(&entry.key) {
+            return line.push_back(entry);
+        }
+        self.turns.push_back(entry.key.clone());
+        self.waiting.insert(entry.key.clone(), VecDeque::from([entry]));
+    }
+
+    fn next(&mut self, now: Instant) -> Result<Entry, Option<Instant>> {
+        if let Some(until) = self.rests_until.filter(|until| *until > now) {
+            return Err(Some(until));
+        }
+        let first = |key| self.waiting.get(key).and_then(VecDeque::front);
+        let rests = |key| first(key).and_then(|entry| entry.rests_until).filter(|until| *until > now);
+        let Some(turn) = self.turns.iter().position(|key| rests(key).is_none()) else {
+            return Err(self.turns.iter().filter_map(rests).min());
+        };
+        let entry = self.turns.remove(turn).and_then(|key| self.waiting.get_mut(&key)?.pop_front()).ok_or(None)?;
+        if self.failures_in_a_row >= TROUBLE {
+            self.rests_until = Some(now + IN_TROUBLE);
+        }
+        Ok(entry)
+    }
+
+    /// One of that key is not under way any more; `again` is to be tried again, before all others of its key.
+    fn leaves(&mut self, key: &Key, since: SystemTime, again: Option<Entry>) {
+        let line = self.waiting.entry(key.clone()).or_default();
+        again.into_iter().for_each(|entry| line.push_front(entry));
+        if line.is_empty() {
+            self.waiting.remove(key);
+        } else {
+            self.turns.push_back(key.clone());
+        }
+        if let Some(place) = self.under_way.iter().position(|other| *other == since) {
+            self.under_way.swap_remove(place);
+        }
+        if self.under_way.is_empty()
+            && let Some(since) = self.since.take()
+        {
+            self.worked += since.elapsed();
+        }
+    }
+
     fn backlog(&self) -> Backlog {
-        let waiting = self.waiting.iter().map(|entry| entry.since);
-        let oldest = waiting.chain(self.under_way.iter().copied()).min();
+        let waiting = self.waiting.values().flatten();
+        let oldest = waiting.clone().map(|entry| entry.since).chain(self.under_way.iter().copied()).min();
         let oldest = oldest.and_then(|since| SystemTime::now().duration_since(since).ok()).unwrap_or_default();
         let worked = self.worked + self.since.map(|since| since.elapsed()).unwrap_or_default();
         let throughput = match worked.as_secs_f64() {
             0.0 => 0.0,
             seconds => self.backlog.done_bytes as f64 / seconds,
         };
-        let uploads = self.waiting.len() + self.under_way.len();
+        let uploads = waiting.count() + self.under_way.len();
         Backlog { uploads, bytes: self.bytes, oldest, throughput, ..self.backlog.clone() }
     }
 }
@@ -382,7 +434,8 @@ fn read(folder: &Path, number: u64) -> Result<Entry> {
     let note: Note = serde_json::from_slice(&fs::read(folder.join(format!("{number:020}.note")))?)?;
     let found = fs::metadata(folder.join(format!("{number:020}.data")))?;
     let since = found.modified()?;
-    Ok(Entry { number, key: Key::new(note.key)?, create: note.create, len: found.len(), since })
+    let (key, len) = (Key::new(note.key)?, found.len());
+    Ok(Entry { number, key, create: note.create, len, since, failures: 0, rests_until: None })
 }
 
 /// Uploads what is handed over, for as long as somebody has a handle.
@@ -390,41 +443,47 @@ async fn upload(shared: Arc<Shared>, transfers: Transfers) {
     let mut tasks = JoinSet::new();
     loop {
         let changed = shared.changed.notified();
-        while tasks.len() < AT_ONCE
-            && let Some(entry) = shared.next()
-        {
-            tasks.spawn(one(Arc::clone(&shared), transfers.clone(), entry));
+        let mut rests = None;
+        while tasks.len() < AT_ONCE {
+            match shared.next() {
+                Ok(entry) => drop(tasks.spawn(one(Arc::clone(&shared), transfers.clone(), entry))),
+                Err(until) => {
+                    rests = until;
+                    break;
+                }
+            }
         }
+        let rested = async {
+            match rests {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = changed => {}
+            () = rested => {}
             Some(_) = tasks.join_next() => {}
         }
     }
 }
 
-/// Uploads one, as often as it takes.
+/// Uploads one, once.
 async fn one(shared: Arc<Shared>, transfers: Transfers, entry: Entry) {
-    let mode = || if entry.create { Put::Create } else { Put::Overwrite };
-    let mut failures = 0;
-    loop {
-        let sent = transfers.send(&entry.key, Content::file(shared.data(entry.number)), mode()).await;
-        match sent {
-            Ok(outcome) => {
-                if outcome == Outcome::Conflict {
-                    debug!(key = %entry.key, "was there already: by somebody else, or by an upload that was cut off");
-                }
-                return shared.ended(&entry, true);
+    let mode = if entry.create { Put::Create } else { Put::Overwrite };
+    match transfers.send(&entry.key, Content::file(shared.data(entry.number)), mode).await {
+        Ok(outcome) => {
+            if outcome == Outcome::Conflict {
+                debug!(key = %entry.key, "was there already: by somebody else, or by an upload that was cut off");
             }
-            Err(why) if why.fault() == Fault::Invalid && why.find::<Misconfigured>().is_none() => {
-                warn!(key = %entry.key, %why, "an upload is put aside: the store will never take it");
-                return shared.ended(&entry, false);
-            }
-            Err(why) => {
-                failures += 1;
-                warn!(key = %entry.key, failures, %why, "an upload failed: it is tried again");
-                shared.failed();
-                sleep(pause(failures.min(20))).await;
-            }
+            shared.ended(&entry, true);
+        }
+        Err(why) if why.fault() == Fault::Invalid && why.find::<Misconfigured>().is_none() => {
+            warn!(key = %entry.key, %why, "an upload is put aside: the store will never take it");
+            shared.ended(&entry, false);
+        }
+        Err(why) => {
+            warn!(key = %entry.key, failures = entry.failures + 1, %why, "an upload failed: it is tried again");
+            shared.failed(entry);
         }
     }
 }

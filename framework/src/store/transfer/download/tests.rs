@@ -1,12 +1,13 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use futures_util::future::BoxFuture;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 
+use std::path::Path;
 use std::sync::Mutex;
 
 use super::*;
-use crate::store::{Algorithm, Key, Memory, Put, Store, Version};
+use crate::store::{Key, Memory, Put, Store};
 
 /// Longer than a part, and no multiple of one.
 const LEN: usize = 23_456_789;
@@ -93,7 +94,7 @@ impl Origin for Faulty {
     fn checksum<'a>(&'a self, of: &'a Version) -> BoxFuture<'a, Result<Option<Checksum>>> {
         Box::pin(async move {
             while self.asked.load(Relaxed) < self.says_after {
-                tokio::task::yield_now().await;
+                sleep(Duration::from_millis(10)).await;
             }
             let meta = self.store.head(&self.key).await?.filter(|meta| meta.version == *of);
             Ok(meta.and_then(|meta| meta.checksum).and_then(self.says))
@@ -186,35 +187,42 @@ async fn what_nobody_vouches_for_is_said_to_be_unverified() {
     assert!(!fetched.verified);
 }
 
-/// Of parts whose length is only guessed.
-const OF_PARTS: Checksum = Checksum::OfParts { algorithm: Algorithm::Crc32c, value: 1, part: 5_000_000 };
-
-#[tokio::test]
-async fn parts_of_other_lengths_than_was_guessed_are_unverified_and_no_damage() {
-    let bytes = pattern(LEN);
-    let mut origin = Faulty::new(bytes.clone(), |_| Trouble::None).await;
-    origin.says = |_| Some(OF_PARTS);
-    let given = Arc::clone(&origin.given);
-    let (fetched, came, progress) = fetch(origin).await.unwrap();
-    assert!(came == bytes && !fetched.verified);
-    assert_eq!((given.load(Relaxed), progress.done()), (2 * LEN as u64, LEN as u64), "it came twice, the same");
-}
-
-#[tokio::test]
-async fn where_parts_are_guessed_what_comes_damaged_is_not_believed() {
-    let bytes = pattern(LEN);
-    // At another place each time.
-    let mut origin = Faulty::new(bytes, |number| Trouble::Flips(number as usize)).await;
-    origin.says = |_| Some(OF_PARTS);
-    assert_eq!(fetch(origin).await.map(drop).unwrap_err().fault(), Fault::Transient);
-}
-
 #[tokio::test(start_paused = true)]
 async fn other_ranges_are_asked_for_while_it_is_asked_what_the_bytes_should_be() {
     let mut origin = Faulty::new(pattern(LEN), |_| Trouble::None).await;
     origin.says_after = 3;
     let (fetched, ..) = fetch(origin).await.unwrap();
     assert!(fetched.verified);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_says_what_the_bytes_should_be_no_lane_is_held() {
+    let mut origin = Faulty::new(pattern(LEN), |_| Trouble::None).await;
+    origin.says_after = 1000;
+    let asked = Arc::clone(&origin.asked);
+    let download = download(origin, Target::Memory);
+    let lanes = download.lanes.clone();
+    let running = tokio::spawn(download.run());
+    sleep(3 * HELD).await;
+    let all: Vec<_> = (0..lanes.count()).map(|_| lanes.enter().now_or_never()).collect();
+    assert!(all.iter().all(Option::is_some), "another download would have all of them");
+    assert!(!running.is_finished());
+    asked.fetch_add(1000, Relaxed);
+    drop(all);
+    let (fetched, bytes) = running.await.unwrap().unwrap();
+    assert!(fetched.verified && bytes == pattern(LEN));
+}
+
+/// As long as what is there is not asked for again, whatever an answer gives.
+#[tokio::test]
+async fn an_answer_that_gives_too_much_is_cut_where_a_download_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (target, bytes) = (folder.path().join("out"), pattern(LEN));
+    let store = cut_off(bytes.clone(), &target).await.0;
+    let mut origin = Faulty::new(Bytes::new(), |_| Trouble::Whole).await;
+    origin.store = store;
+    let (fetched, _) = download(origin, Target::File(target.clone())).run().await.unwrap();
+    assert!(fetched.verified && std::fs::read(&target).unwrap() == bytes);
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,7 +260,7 @@ async fn an_object_that_changes_half_way_comes_whole_in_its_new_version() {
                 && let Some(bytes) = once.lock().unwrap().take()
             {
                 let put = shared.put(&key, bytes, Put::Overwrite);
-                let _ = futures_util::FutureExt::now_or_never(put).unwrap().unwrap();
+                let _ = put.now_or_never().unwrap().unwrap();
             }
             Trouble::None
         }),
@@ -263,16 +271,14 @@ async fn an_object_that_changes_half_way_comes_whole_in_its_new_version() {
     assert_eq!((fetched.len, progress.total()), (LEN as u64 - 1, LEN as u64 - 1));
 }
 
-#[tokio::test]
-async fn an_interrupted_download_keeps_what_came() {
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("out");
-    let bytes = pattern(LEN);
+/// A download to `target`, which is called `out`, that ends when two ranges have come; the store, and the bytes that it
+/// gave.
+async fn cut_off(bytes: Bytes, target: &Path) -> (Memory, u64) {
     // The first two answers come, then nothing any more.
-    let origin = Faulty::new(bytes.clone(), |number| if number < 2 { Trouble::None } else { Trouble::Silent }).await;
+    let origin = Faulty::new(bytes, |number| if number < 2 { Trouble::None } else { Trouble::Silent }).await;
     let (given, store) = (origin.given.clone(), origin.store.clone());
-    let running = tokio::spawn(download(origin, Target::File(target.clone())).run());
-    let log = folder.path().join(".out.partial.log");
+    let running = tokio::spawn(download(origin, Target::File(target.to_owned())).run());
+    let log = target.with_file_name(".out.partial.log");
     // A head and two ranges.
     while std::fs::read_to_string(&log).unwrap_or_default().lines().count() < 3 {
         tokio::task::yield_now().await;
@@ -280,7 +286,15 @@ async fn an_interrupted_download_keeps_what_came() {
     running.abort();
     assert!(running.await.unwrap_err().is_cancelled());
     assert!(!target.exists());
-    let had = given.load(Relaxed);
+    (store, given.load(Relaxed))
+}
+
+#[tokio::test]
+async fn an_interrupted_download_keeps_what_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("out");
+    let bytes = pattern(LEN);
+    let (store, had) = cut_off(bytes.clone(), &target).await;
 
     let origin = Faulty::new(Bytes::new(), |_| Trouble::None).await;
     let again = Faulty { store, ..origin };

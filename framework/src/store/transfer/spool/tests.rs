@@ -14,12 +14,14 @@ struct Gated {
     gate: Arc<Semaphore>,
     failures: Arc<AtomicU32>,
     why: Error,
+    /// Only writes to keys that begin so fail.
+    only: Option<&'static str>,
 }
 
 impl Gated {
     fn new(open: usize, failures: u32, why: Error) -> Self {
         let (store, gate) = (Memory::new(), Arc::new(Semaphore::new(open)));
-        Gated { store, gate, failures: Arc::new(AtomicU32::new(failures)), why }
+        Gated { store, gate, failures: Arc::new(AtomicU32::new(failures)), why, only: None }
     }
 }
 
@@ -36,7 +38,8 @@ impl Store for Gated {
     fn put<'a>(&'a self, key: &'a Key, bytes: Bytes, mode: Put) -> BoxFuture<'a, Result<Outcome>> {
         Box::pin(async move {
             self.gate.acquire().await.expect("never closed").forget();
-            let failing = self.failures.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+            let meant = self.only.is_none_or(|only| key.as_str().starts_with(only));
+            let failing = meant && self.failures.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
             match failing {
                 true => Err(self.why.clone()),
                 false => self.store.put(key, bytes, mode).await,
@@ -152,4 +155,28 @@ async fn a_store_that_an_operator_has_to_set_right_is_waited_for() {
     let backlog = spool.backlog();
     assert_eq!((backlog.done, backlog.rejected, backlog.failures), (1, 0, 3));
     assert_eq!(text(&store.store, "a").await.unwrap(), "x");
+}
+
+/// Refuses some keys for ever, as a policy for a prefix does.
+#[tokio::test(start_paused = true)]
+async fn what_fails_again_and_again_holds_up_only_its_own_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let why = Misconfigured { advice: "no permission".to_owned(), said: None };
+    let mut store = Gated::new(1000, u32::MAX, Error::new(Fault::Invalid, why));
+    store.only = Some("denied");
+    let spool = Spool::open(folder.path(), Transfers::new(store.clone())).unwrap();
+    for number in 0..20 {
+        spool.bytes(&key(&format!("denied/{number}")), "x", Put::Overwrite).await.unwrap();
+    }
+    spool.bytes(&key("a"), "first", Put::Overwrite).await.unwrap();
+    spool.bytes(&key("a"), "second", Put::Overwrite).await.unwrap();
+    while spool.backlog().done < 2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(text(&store.store, "a").await.unwrap(), "second");
+    let before = spool.backlog().failures;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let backlog = spool.backlog();
+    assert_eq!((backlog.uploads, backlog.rejected), (20, 0));
+    assert!(backlog.failures - before <= 620, "a store in trouble is asked once a second");
 }
