@@ -23,9 +23,19 @@ impl Acceptor {
         Serve: FnMut(TcpStream) -> Served + 'static,
         Served: Future<Output = ()> + 'static,
     {
+        Self::start_receiving(RECEIVES, make)
+    }
+
+    /// The same, with so many bytes of each connection that the kernel takes in for us.
+    pub fn start_receiving<Make, Serve, Served>(bytes: usize, make: Make) -> Acceptor
+    where
+        Make: FnOnce() -> Serve + Send + 'static,
+        Serve: FnMut(TcpStream) -> Served + 'static,
+        Served: Future<Output = ()> + 'static,
+    {
         let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         // Set before it listens, it holds for what is accepted: what waits here has crossed no link yet.
-        listener.set_recv_buffer_size(RECEIVES).expect("a size of the buffer");
+        listener.set_recv_buffer_size(bytes).expect("a size of the buffer");
         listener.set_nonblocking(true).expect("a listener that tasks can wait for");
         listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
         listener.listen(1024).expect("a listener");

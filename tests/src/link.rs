@@ -25,6 +25,9 @@ use crate::acceptor::{Acceptor, RECEIVES};
 const SEGMENT: (f64, f64) = (1448.0, 1514.0);
 /// What may wait in front of a wire, as in a home router. The rate is reached as long as wake-ups are less late.
 const QUEUE: Duration = Duration::from_millis(50);
+/// What the kernel may hold of one connection in front of it, in time and in bytes at the least.
+const HELD: Duration = Duration::from_millis(250);
+const LEAST_HELD: usize = 16 << 10;
 /// Timers fire at the next whole millisecond: asked half of one early, they are right on the average.
 const EARLY: Duration = Duration::from_micros(500);
 /// What is carried at once where there is a rate, and where there is none.
@@ -87,7 +90,7 @@ impl Link {
     pub fn open(self) -> OpenLink {
         let shared = Arc::new(Shared::default());
         let seen = shared.clone();
-        let acceptor = Acceptor::start(move || {
+        let acceptor = Acceptor::start_receiving(receives(self.up), move || {
             let lines = Rc::new(Lines {
                 wires: [Wire::of(self.up), Wire::of(self.down)],
                 spare: Default::default(),
@@ -102,6 +105,12 @@ impl Link {
         });
         OpenLink { acceptor, shared }
     }
+}
+
+/// What the kernel takes in for us of each connection waits in front of a wire, too: no more than goes through in a while.
+fn receives(rate: Option<u64>) -> usize {
+    let bytes = rate.map_or(usize::MAX, |rate| (rate as f64 / 8.0 * HELD.as_secs_f64()) as usize);
+    bytes.clamp(LEAST_HELD, RECEIVES)
 }
 
 /// A link that is open until this is dropped; then its connections are closed.
@@ -249,7 +258,7 @@ impl Lines {
 
     async fn reach(&self) -> io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
-        socket.set_recv_buffer_size(RECEIVES as u32)?;
+        socket.set_recv_buffer_size(receives(self.link.down) as u32)?;
         socket.set_nodelay(true)?;
         socket.connect(self.link.server).await
     }

@@ -326,7 +326,7 @@ impl Shared {
         }
         // Of an answer that gives more than was asked for.
         let mut skip = *at - range.start;
-        let mut writer = Writer::new(self.sink.clone(), *at);
+        let mut writer = Writer::new(self.sink.clone(), *at, self.lanes.count());
         let mut came = Ok(());
         let mut mark = self.lanes.mark();
         while *at < end {

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 use super::partial::{self, Partial};
 use crate::error::{Context, Error, Fault, Result};
 
-/// Bytes that are written to the file at once; while they are, as many come.
-const WRITE: usize = 512 << 10;
+/// Bytes that are written to the file at once, at the most; while they are, as many come.
+const MOST: usize = 1 << 20;
+/// Of all lanes together.
+const ALL: usize = 16 << 20;
 
 /// Where the bytes are put.
 #[derive(Clone)]
@@ -45,20 +47,24 @@ pub(super) struct Writer {
     at: u64,
     batch: Vec<Bytes>,
     len: usize,
+    /// So many bytes are a batch.
+    full: usize,
     writing: Option<tokio::task::JoinHandle<Result<()>>>,
     /// How long the reader had to wait for the disk.
     waited: Duration,
 }
 
 impl Writer {
-    pub(super) fn new(sink: Sink, at: u64) -> Self {
-        Writer { sink, at, batch: Vec::new(), len: 0, writing: None, waited: Duration::ZERO }
+    /// One of so many at once.
+    pub(super) fn new(sink: Sink, at: u64, writers: usize) -> Self {
+        let full = MOST.min(ALL / writers.max(1));
+        Writer { sink, at, batch: Vec::new(), len: 0, full, writing: None, waited: Duration::ZERO }
     }
 
     pub(super) async fn take(&mut self, bytes: Bytes) -> Result<()> {
         self.len += bytes.len();
         self.batch.push(bytes);
-        if self.len >= WRITE { self.write().await } else { Ok(()) }
+        if self.len >= self.full { self.write().await } else { Ok(()) }
     }
 
     async fn write(&mut self) -> Result<()> {
