@@ -22,6 +22,7 @@ const STALL: (u64, usize) = (4_000_000, 50_000_000);
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let _telemetry = forebay::telemetry::init()?;
     let set = std::env::var("FOREBAY_SLOW_MINUTES").ok().filter(|text| !text.is_empty());
     let minutes = set.map(|text| text.parse::<u64>().or_invalid()).transpose().context("FOREBAY_SLOW_MINUTES")?;
     let bytes = RATE / 8 * 60 * minutes.unwrap_or(MINUTES);

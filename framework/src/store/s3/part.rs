@@ -28,8 +28,8 @@ use crate::store::{Algorithm, Crc, blocking};
 
 /// Bytes that are read at once, and a chunk of the encoding.
 const READ: u64 = 256 << 10;
-/// Bytes that are given at once: a link of 4 KB/s takes them within the time in which something has to move.
-const FRAME: usize = 32 << 10;
+/// Bytes that are given at once: a link of 2 KB/s takes them within the time in which something has to move.
+const FRAME: usize = 16 << 10;
 
 /// Where bytes are taken from, again for each try.
 #[derive(Clone, Debug)]
