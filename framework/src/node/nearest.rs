@@ -25,9 +25,10 @@ const OPENED_WITHIN: Duration = Duration::from_secs(30);
 /// them; the store that decides which end of a job counts has to be the same for all workers.
 ///
 /// ```no_run
+/// # #[cfg(feature = "s3")]
+/// # async fn choose() -> forebay::Result<()> {
 /// use forebay::{node, store::S3};
 ///
-/// # async fn choose() -> forebay::Result<()> {
 /// let regions = ["s3://models-eu", "s3://models-us", "s3://models-ap"];
 /// let (place, weights, figures) = node::nearest(regions.map(|url| S3::at(url).open())).await?;
 /// println!("weights come from {}: {figures}", regions[place]);
