@@ -114,6 +114,7 @@ impl Trial {
             if first.try_wait()?.is_some() {
                 return Err(Error::failed("it ended before it was killed"));
             }
+            // Looks a thousand times a second: the link moves a hundredth of a part meanwhile.
             std::thread::sleep(Duration::from_millis(1));
         }
         let in_flight = link.connections() * PART;
@@ -159,6 +160,7 @@ fn carried(link: &OpenLink, up: bool) -> u64 {
 fn settled(link: &OpenLink, up: bool) -> u64 {
     let mut before = carried(link, up);
     loop {
+        // A link that carries has carried something within that time.
         std::thread::sleep(Duration::from_millis(300));
         let now = carried(link, up);
         if now == before {

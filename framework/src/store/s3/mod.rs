@@ -45,6 +45,7 @@ mod multipart;
 mod part;
 mod probe;
 mod provider;
+mod send;
 mod settings;
 mod upload;
 mod watch;

@@ -14,13 +14,14 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::Inner;
-use super::bucket::{CHECK, Label, Part, Vouch};
+use super::bucket::{CHECK, Label, Part};
 use super::fault::{self, Means};
 use super::feed::{Feed, Next};
 use super::journal::{FileId, Head, Journal};
-use super::part::{self, PartBody, Pulse, Source};
+use super::part::{self, Source};
 use super::provider::Integrity;
-use super::watch::{LOOK, watched};
+use super::send::To;
+use super::watch::LOOK;
 use crate::error::{Error, Fault, Result};
 use crate::store::checksum::joined;
 use crate::store::progress::Share;
@@ -110,60 +111,6 @@ impl Inner {
         }
         Ok(joined(CHECK, &pieces))
     }
-
-    async fn send_part(self: Arc<Self>, to: Arc<To>, part: Arc<Next>, share: Arc<Share>) -> Result<Part> {
-        let (number, range) = (part.number, part.range.clone());
-        let mut budget = Budget::default();
-        let mut failures = 0;
-        loop {
-            let vouch = self.vouch(&part.source, range.clone()).await?;
-            let lane = self.lanes.enter().await.carries(range.end - range.start);
-            let pulse = Pulse::new(Arc::clone(&share), self.lanes.clone());
-            let sending = Sending(&pulse, false);
-            let trailer = matches!(vouch, Vouch::Trailer { .. });
-            let body = PartBody::new(part.source.clone(), range.clone(), CHECK, trailer, Arc::clone(&pulse));
-            let sent = self.bucket.part(&to.key, &to.id, number, body, vouch);
-            match (watched(sent, &pulse, lane, failures).await, pulse.crc()) {
-                (Ok(tag), Some(crc)) => {
-                    sending.keep();
-                    return Ok(Part { number, tag, crc });
-                }
-                (Ok(_), None) => {
-                    return Err(Error::transient(format_args!("part {number} was answered before it was sent")));
-                }
-                (Err(why), _) if fault::means(&why) == Some(Means::NoUpload) => return Err(why),
-                (Err(why), _) => {
-                    failures += 1;
-                    debug!(key = to.key, number, %why, "a part failed");
-                    drop(sending);
-                    sleep(budget.spend(why, 0)?).await;
-                }
-            }
-        }
-    }
-}
-
-/// Takes back what a part has counted, unless it is kept.
-struct Sending<'a>(&'a Pulse, bool);
-
-impl Sending<'_> {
-    fn keep(mut self) {
-        self.1 = true;
-    }
-}
-
-impl Drop for Sending<'_> {
-    fn drop(&mut self) {
-        if !self.1 {
-            self.0.undo();
-        }
-    }
-}
-
-/// Where parts go.
-struct To {
-    key: String,
-    id: String,
 }
 
 /// An upload that is open at the store.

@@ -475,16 +475,27 @@ async fn one(shared: Arc<Shared>, transfers: Transfers, entry: Entry) {
             if outcome == Outcome::Conflict {
                 debug!(key = %entry.key, "was there already: by somebody else, or by an upload that was cut off");
             }
-            shared.ended(&entry, true);
+            end(shared, entry, true).await;
         }
         Err(why) if why.fault() == Fault::Invalid && why.find::<Misconfigured>().is_none() => {
             warn!(key = %entry.key, %why, "an upload is put aside: the store will never take it");
-            shared.ended(&entry, false);
+            end(shared, entry, false).await;
         }
         Err(why) => {
             warn!(key = %entry.key, failures = entry.failures + 1, %why, "an upload failed: it is tried again");
             shared.failed(entry);
         }
+    }
+}
+
+/// Its files are removed off the runtime.
+async fn end(shared: Arc<Shared>, entry: Entry, done: bool) {
+    let ending = blocking(move || {
+        shared.ended(&entry, done);
+        Ok(())
+    });
+    if let Err(why) = ending.await {
+        warn!(%why, "an upload's files could not be removed");
     }
 }
 

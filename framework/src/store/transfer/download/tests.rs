@@ -94,6 +94,7 @@ impl Origin for Faulty {
     fn checksum<'a>(&'a self, of: &'a Version) -> BoxFuture<'a, Result<Option<Checksum>>> {
         Box::pin(async move {
             while self.asked.load(Relaxed) < self.says_after {
+                // Lets virtual time go on, as a loop that yields would not.
                 sleep(Duration::from_millis(10)).await;
             }
             let meta = self.store.head(&self.key).await?.filter(|meta| meta.version == *of);
@@ -203,6 +204,7 @@ async fn while_nobody_says_what_the_bytes_should_be_no_lane_is_held() {
     let download = download(origin, Target::Memory);
     let lanes = download.lanes.clone();
     let running = tokio::spawn(download.run());
+    // Virtual time, in which whoever holds a lane for longer would still hold it.
     sleep(3 * HELD).await;
     let all: Vec<_> = (0..lanes.count()).map(|_| lanes.enter().now_or_never()).collect();
     assert!(all.iter().all(Option::is_some), "another download would have all of them");
@@ -221,7 +223,10 @@ async fn an_answer_that_gives_too_much_is_cut_where_a_download_goes_on() {
     let store = cut_off(bytes.clone(), &target).await.0;
     let mut origin = Faulty::new(Bytes::new(), |_| Trouble::Whole).await;
     origin.store = store;
-    let (fetched, _) = download(origin, Target::File(target.clone())).run().await.unwrap();
+    let download = download(origin, Target::File(target.clone()));
+    let progress = download.progress.clone();
+    let (fetched, _) = download.run().await.unwrap();
+    assert!(progress.kept() > 0, "it did not begin anew");
     assert!(fetched.verified && std::fs::read(&target).unwrap() == bytes);
 }
 
