@@ -165,8 +165,10 @@ impl Source for Ledger {
             let receipt = Arc::new(Scripted(entry));
             deliveries.push(Delivery { id, attempt: 1, payload, until, meta, receipt });
         }
-        // In the last tenth of its lease a worker may give a job up, and take another.
-        let given_up = |entry: &Entry| entry.is_over() || entry.until <= now + self.0.lease / 10;
+        // A worker gives a job up, and may take another, once its next attempt to extend, a 24th of the lease later,
+        // would fall into the last tenth of the lease.
+        let last = self.0.lease / 10 + self.0.lease / 24;
+        let given_up = |entry: &Entry| entry.is_over() || entry.until <= now + last;
         let unsettled = state.delivered.iter().filter(|entry| !given_up(&lock(entry))).count();
         state.most_unsettled = state.most_unsettled.max(unsettled);
         Ok(deliveries)
