@@ -1,0 +1,3 @@
+//! A job's own saved states.
+
+pub mod interval;
