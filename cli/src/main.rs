@@ -1,12 +1,16 @@
 //! `forebay new NAME` makes a project with a worker of its own, which builds, serves and passes its test as it stands.
 //! With the feature `sqs` other commands put jobs on a queue, look after it, and collect what became of them; with the
-//! feature `s3` others move files to and from buckets, and measure these.
+//! feature `s3` others move files to and from buckets, and measure these. `forebay fleet` simulates fleets of nodes.
 
 #[cfg(feature = "s3")]
 mod bench;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod project;
-#[cfg(any(feature = "s3", feature = "sqs"))]
+#[cfg(any(feature = "fleet", feature = "s3", feature = "sqs"))]
 mod say;
+#[cfg(any(feature = "fleet", feature = "s3"))]
+mod size;
 #[cfg(feature = "sqs")]
 mod sqs;
 #[cfg(feature = "s3")]
@@ -35,6 +39,9 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         path: Option<PathBuf>,
     },
+    /// Simulates a fleet of interruptible nodes: what saves cost, what losses cost, and which interval is best.
+    #[cfg(feature = "fleet")]
+    Fleet(fleet::Arguments),
     #[cfg(feature = "sqs")]
     #[command(flatten)]
     Sqs(sqs::Command),
@@ -51,6 +58,8 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::New { name, path } => make(&name, path),
+        #[cfg(feature = "fleet")]
+        Command::Fleet(arguments) => arguments.run().unwrap_or_else(refuse),
         #[cfg(feature = "sqs")]
         Command::Sqs(command) => sqs::run(command).unwrap_or_else(refuse),
         #[cfg(feature = "s3")]

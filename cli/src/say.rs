@@ -2,12 +2,14 @@
 //!
 //! Every command ends with 0 if all was done, 1 if a part was not, and 2 if it could not run.
 
+#[cfg(any(feature = "s3", feature = "sqs"))]
 use std::process::ExitCode;
 
 #[cfg(any(feature = "s3", feature = "sqs"))]
 use forebay::{Error, Result};
 
 /// 0 if all was done, else 1.
+#[cfg(any(feature = "s3", feature = "sqs"))]
 pub fn whether(all: bool) -> ExitCode {
     if all { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
@@ -32,7 +34,7 @@ pub fn confirmed(what: &str) -> Result<bool> {
 }
 
 /// `999 bytes`, `1.5 kB`, `300.0 MB`: decimal, as links and disks are sold.
-#[cfg(feature = "s3")]
+#[cfg(any(feature = "fleet", feature = "s3"))]
 pub fn bytes(number: u64) -> String {
     let mut value = number as f64;
     if number < 1000 {
@@ -48,7 +50,7 @@ pub fn bytes(number: u64) -> String {
     format!("{value:.1} {}", units[unit])
 }
 
-#[cfg(all(test, feature = "s3"))]
+#[cfg(all(test, any(feature = "fleet", feature = "s3")))]
 mod tests {
     use super::*;
 

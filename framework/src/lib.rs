@@ -38,6 +38,7 @@
 //! # Features
 //! * `telemetry` (default): [`telemetry::init`], a log subscriber and a metrics recorder that can be read back.
 //! * `http`: the sources `Http`, a server whose requests are jobs, and `Deferred`, jobs whose callers do not wait.
+//! * `fleet`: fleets of interruptible nodes, simulated, with the worker's own code.
 //! * `node`: checks of the node before work and while at it, and a way to leave one that is unfit.
 //! * `openapi`: `Http` with `GET /openapi.json`, which describes the service by your own types.
 //! * `s3`: the store `S3`, objects in Amazon S3 and what speaks its protocol.
@@ -51,6 +52,8 @@
 pub mod checkpoint;
 mod config;
 mod error;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 mod flow;
 mod gpu;
 mod job;

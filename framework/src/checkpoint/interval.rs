@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How many losses what is known of other fleets counts for, against those that the job has seen itself.
-const PRIOR_LOSSES: f64 = 2.0;
+/// The fleets that were measured in public: how likely one's own is like that, its shape, and its scale in hours. Fifteen
+/// jobs of 48 h, see [`Hazard`]; a week of a hundred nodes; and a job that lost fourteen nodes in two days.
+const FLEETS: [(f64, f64, f64); 3] = [(0.4, 0.56, 19.7), (0.4, 1.0, 90.0), (0.2, 1.0, 3.0)];
+/// How many losses each of them counts for, against those that the job has seen itself.
+const PRIOR_LOSSES: f64 = 3.0;
 /// A younger node counts as this old: the rate at which nodes are lost has no bound at age zero.
 pub const YOUNGEST: Duration = Duration::from_secs(60);
 /// What a save is taken to cost while none was measured, and the least that one costs.
@@ -31,7 +34,7 @@ pub const RUNS: usize = 64;
 ///
 /// The default, shape 0.56 and scale 19.7 h, was fitted to 50 runs of nodes of SaladCloud from public logs of fifteen
 /// jobs of 48 h, with 35 losses in 720 h. A shape below 1 says that the young are lost most. With shape 1 the rate is
-/// the same at every age, and `scale` is the mean time between losses.
+/// the same at every age, and the scale is the mean time between losses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hazard {
     shape: f64,
@@ -54,13 +57,14 @@ impl Hazard {
 
     /// Losses per second of one node of that age, at least [`YOUNGEST`].
     pub fn rate(&self, age: Duration) -> f64 {
-        let age = age.max(YOUNGEST).as_secs_f64();
-        self.shape / self.scale * (age / self.scale).powf(self.shape - 1.0)
+        let age = age.max(YOUNGEST);
+        self.shape * self.expected(age) / age.as_secs_f64()
     }
 
-    /// The losses to be expected of one node up to an age, if each lost one were replaced by one of its age.
+    /// The losses to be expected up to an age, if each lost node were replaced by one of its age.
     pub fn expected(&self, age: Duration) -> f64 {
-        (age.as_secs_f64() / self.scale).powf(self.shape)
+        let age = age.as_secs_f64() / self.scale;
+        if self.shape == 1.0 { age } else { age.powf(self.shape) }
     }
 }
 
@@ -78,7 +82,7 @@ pub struct Run {
 }
 
 /// The nodes that have had the job, oldest first. It travels with the job, in the manifest of its checkpoint, so that
-/// a calm or a stormy fleet is learned within the job.
+/// a calm or a stormy fleet is learned within the job; and from job to job with the worker that has ended one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct History {
@@ -94,6 +98,11 @@ impl History {
         }
     }
 
+    /// This one, or the other if nothing is known here: a new job begins with what its worker has learned from its last.
+    pub fn or(self, other: &History) -> History {
+        if self.runs.is_empty() { other.clone() } else { self }
+    }
+
     /// Oldest first.
     pub fn runs(&self) -> &[Run] {
         &self.runs
@@ -103,10 +112,11 @@ impl History {
 /// When to save next.
 ///
 /// The automatic interval is Young's, `sqrt(2 * cost * MTBF)` (J. W. Young, 1974; J. T. Daly's of 2006 differs by less
-/// than 1 % where the cost is small). `cost` is what a save was measured to block the job for, and `MTBF` the mean time
-/// between losses of nodes as old as this one: what is known of other fleets ([`Hazard`]), corrected by the job's own
-/// [`History`] and by this node's survival. An upload goes on beside the work, so its time is no cost; but there is
-/// never more than one, so no interval is shorter than an upload.
+/// than 1 % where the cost is small). `cost` is what a save was measured to block the job for. `MTBF` is the mean time
+/// between losses of nodes as old as this one, as far as it can be known: each of three fleets that were measured may be
+/// like the job's, each but for a factor with a Gamma distribution, and the job's [`History`] and this node's survival
+/// say how much. An upload goes on beside the work, so its time is no cost; but there is never more than one, so no
+/// interval is shorter than an upload.
 #[derive(Clone, Debug)]
 pub struct Interval {
     fixed: Option<Duration>,
@@ -115,13 +125,24 @@ pub struct Interval {
     /// Seconds, of what was measured.
     cost: Option<f64>,
     upload: Option<f64>,
-    hazard: Hazard,
+    beliefs: Vec<Belief>,
     past: History,
-    /// Of `past`: losses, and what `hazard` expected.
+    /// Of `past`.
     losses: f64,
-    expected: f64,
     /// The node's age when the job came to it.
     began: Duration,
+}
+
+/// A hazard that may be that of the job's fleet, but for a factor; and what the past says of it.
+#[derive(Clone, Copy, Debug)]
+struct Belief {
+    hazard: Hazard,
+    /// The logarithm of how likely it is beforehand.
+    weight: f64,
+    /// The losses that it expected of the past, less those up to the node's age when the job came.
+    expected: f64,
+    /// The logarithm of how likely it made the ages at which nodes were lost, but for the factor.
+    likely: f64,
 }
 
 impl Default for Interval {
@@ -139,10 +160,9 @@ impl Interval {
             longest: LONGEST,
             cost: None,
             upload: None,
-            hazard: Hazard::default(),
+            beliefs: FLEETS.iter().map(|&(weight, shape, hours)| Belief::new(weight, shape, hours * 3600.0)).collect(),
             past: History::default(),
             losses: 0.0,
-            expected: 0.0,
             began: Duration::ZERO,
         }
     }
@@ -158,28 +178,32 @@ impl Interval {
         self
     }
 
-    /// What is known of other fleets, instead of the default.
+    /// What is known of this fleet's nodes, instead of what was measured of others. It is corrected, too, by the job's
+    /// history.
     pub fn hazard(mut self, hazard: Hazard) -> Self {
-        self.hazard = hazard;
+        self.beliefs = vec![Belief::new(1.0, hazard.shape, hazard.scale)];
         let (past, began) = (std::mem::take(&mut self.past), self.began);
         self.learn(past, began)
     }
 
     /// The job came to this node at that age of it, with this history.
     pub fn learn(mut self, past: History, age_of_node: Duration) -> Self {
-        let expected = |run: &Run| self.expected(run.age as f64, run.age.saturating_add(run.lasted) as f64);
-        self.expected = past.runs().iter().map(expected).sum();
         self.losses = past.runs().iter().filter(|run| run.lost).count() as f64;
+        for belief in &mut self.beliefs {
+            belief.learn(past.runs(), age_of_node);
+        }
         (self.past, self.began) = (past, age_of_node);
         self
     }
 
-    /// What the manifest of a save holds: the past, and this run up to now. Unless the job is `handed_over` with this
-    /// save, the run counts as lost for whoever reads it: nobody reads it while the node has the job.
-    pub fn history(&self, age_of_node: Duration, handed_over: bool) -> History {
-        let lasted = age_of_node.saturating_sub(self.began).as_secs();
+    /// What the manifest of a save holds: the past, and this run up to now. Unless the job leaves the node with this
+    /// save, the run counts as lost for whoever reads it, half an interval later: nobody reads it while the node has the
+    /// job.
+    pub fn history(&self, age_of_node: Duration, leaves: bool) -> History {
+        let beyond = if leaves { Duration::ZERO } else { self.next(age_of_node) / 2 };
+        let lasted = age_of_node.saturating_sub(self.began).saturating_add(beyond).as_secs();
         let mut history = self.past.clone();
-        history.push(Run { age: self.began.as_secs(), lasted, lost: !handed_over });
+        history.push(Run { age: self.began.as_secs(), lasted, lost: !leaves });
         history
     }
 
@@ -205,18 +229,47 @@ impl Interval {
         interval.max(seconds(self.upload.unwrap_or(0.0) * ROOM))
     }
 
-    /// Losses per second to be expected of this node now: the [`Hazard`]'s times what was seen by what it expected. The
-    /// hazard counts for two losses seen where two were expected: a Gamma prior on the rate.
+    /// Losses per second to be expected of this node now: those of each belief, by how likely it is after all that was
+    /// seen.
     pub fn rate(&self, age_of_node: Duration) -> f64 {
-        let survived = self.expected(self.began.as_secs_f64(), age_of_node.as_secs_f64());
-        let seen = (PRIOR_LOSSES + self.losses) / (PRIOR_LOSSES + self.expected + survived);
-        self.hazard.rate(age_of_node) * seen
+        let age = age_of_node.max(YOUNGEST);
+        let (mut rates, mut shares, mut most) = (0.0, 0.0, f64::NEG_INFINITY);
+        for belief in &self.beliefs {
+            let (rate, likely) = belief.after(self.losses, age);
+            // Shares are kept relative to the likeliest, since a likelihood itself may be too small for a number.
+            if likely > most {
+                let before = (most - likely).exp();
+                (rates, shares, most) = (rates * before + rate, shares * before + 1.0, likely);
+            } else {
+                let share = (likely - most).exp();
+                (rates, shares) = (rates + rate * share, shares + share);
+            }
+        }
+        rates / shares
+    }
+}
+
+impl Belief {
+    fn new(weight: f64, shape: f64, scale: f64) -> Self {
+        Belief { hazard: Hazard { shape, scale }, weight: weight.ln(), expected: 0.0, likely: 0.0 }
     }
 
-    /// The losses to be expected between two ages in seconds.
-    fn expected(&self, from: f64, to: f64) -> f64 {
-        let up_to = |age: f64| self.hazard.expected(seconds(age));
-        (up_to(to) - up_to(from)).max(0.0)
+    fn learn(&mut self, past: &[Run], began: Duration) {
+        let up_to = |seconds: u64| self.hazard.expected(Duration::from_secs(seconds));
+        let end = |run: &Run| run.age.saturating_add(run.lasted);
+        let expected: f64 = past.iter().map(|run| up_to(end(run)) - up_to(run.age)).sum();
+        let lost = past.iter().filter(|run| run.lost);
+        self.likely = lost.map(|run| self.hazard.rate(Duration::from_secs(end(run))).ln()).sum();
+        self.expected = expected - self.hazard.expected(began.max(YOUNGEST));
+    }
+
+    /// Losses per second at that age, at least [`YOUNGEST`], and the logarithm of how likely the belief is: a Gamma prior on the factor, of
+    /// shape [`PRIOR_LOSSES`] and mean 1, after so many losses.
+    fn after(&self, losses: f64, age: Duration) -> (f64, f64) {
+        let (seen, up_to_now) = (PRIOR_LOSSES + losses, self.hazard.expected(age));
+        let expected = PRIOR_LOSSES + (self.expected + up_to_now).max(0.0);
+        let rate = self.hazard.shape * up_to_now / age.as_secs_f64();
+        (rate * seen / expected, self.weight + self.likely - seen * expected.ln())
     }
 }
 

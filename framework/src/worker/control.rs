@@ -33,7 +33,7 @@ use crate::telemetry::{ExtensionOutcome, SourceMeter};
 use crate::verdict::{Verdict, judge};
 
 /// How long a job that is handed over may take to write down how far it is.
-const WIND_UP: Duration = Duration::from_secs(60);
+pub(crate) const WIND_UP: Duration = Duration::from_secs(60);
 /// One attempt to tell a verdict.
 const SETTLE_ATTEMPT: Duration = Duration::from_secs(10);
 

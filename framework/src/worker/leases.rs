@@ -15,22 +15,22 @@ use crate::job::Job;
 use crate::source::{Receipt, margin};
 use crate::verdict::Verdict;
 
-pub(super) struct Leases {
+pub(crate) struct Leases {
     held: HashMap<u64, Held>,
     /// Renewals to come, soonest first.
     due: BTreeSet<(Instant, u64)>,
     numbers: u64,
 }
 
-pub(super) struct Held {
-    pub(super) source: usize,
-    pub(super) job: Job,
-    pub(super) receipt: Arc<dyn Receipt>,
-    pub(super) until: Instant,
-    pub(super) task: Option<AbortHandle>,
-    pub(super) state: State,
+pub(crate) struct Held {
+    pub(crate) source: usize,
+    pub(crate) job: Job,
+    pub(crate) receipt: Arc<dyn Receipt>,
+    pub(crate) until: Instant,
+    pub(crate) task: Option<AbortHandle>,
+    pub(crate) state: State,
     /// It was told to stop, and is given back when it has.
-    pub(super) handed_over: bool,
+    pub(crate) handed_over: bool,
     length: Duration,
     due: Option<Instant>,
     /// It is not renewed any more: when it is due, its job stops.
@@ -39,14 +39,14 @@ pub(super) struct Held {
 
 /// What is due.
 #[derive(Debug, PartialEq)]
-pub(super) enum Due {
+pub(crate) enum Due {
     /// A renewal: how long the attempt may take, and how long the lease shall last.
     Renewal { number: u64, within: Duration, length: Duration },
     /// The end of a job whose lease was renewed for the last time.
     Stop(u64),
 }
 
-pub(super) enum State {
+pub(crate) enum State {
     /// The job is at work.
     Working,
     /// A renewal is under way; the verdict, if the job ended meanwhile. It is settled once the renewal has ended.
@@ -59,22 +59,22 @@ pub(super) enum State {
 
 impl Held {
     /// How long something may still be told under this lease.
-    pub(super) fn time_to_tell(&self, now: Instant) -> Duration {
+    pub(crate) fn time_to_tell(&self, now: Instant) -> Duration {
         self.until.saturating_duration_since(now).saturating_sub(margin(self.length))
     }
 }
 
 impl Leases {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Leases { held: HashMap::new(), due: BTreeSet::new(), numbers: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.held.len()
     }
 
     /// Enters a delivery; its number.
-    pub(super) fn enter(
+    pub(crate) fn enter(
         &mut self,
         now: Instant,
         source: usize,
@@ -101,31 +101,31 @@ impl Leases {
         self.numbers
     }
 
-    pub(super) fn get(&mut self, number: u64) -> Option<&mut Held> {
+    pub(crate) fn get(&mut self, number: u64) -> Option<&mut Held> {
         self.held.get_mut(&number)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Held> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Held> {
         self.held.values()
     }
 
-    pub(super) fn numbers(&self) -> Vec<u64> {
+    pub(crate) fn numbers(&self) -> Vec<u64> {
         self.held.keys().copied().collect()
     }
 
-    pub(super) fn remove(&mut self, number: u64) -> Option<Held> {
+    pub(crate) fn remove(&mut self, number: u64) -> Option<Held> {
         self.forget_renewal(number);
         self.held.remove(&number)
     }
 
     /// When the next renewal is due.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
     }
 
     /// What is due. A lease whose renewal was taken out is due again only when [`renewed`](Leases::renewed),
     /// [`renewed_for_good`](Leases::renewed_for_good) or [`not_renewed`](Leases::not_renewed) says so.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Due> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Due> {
         let &(at, number) = self.due.first()?;
         if at > now {
             return None;
@@ -141,7 +141,7 @@ impl Leases {
     }
 
     /// After a successful attempt: whether it gained any time. A lease with a limit as a whole stops growing.
-    pub(super) fn renewed(&mut self, now: Instant, number: u64, until: Instant) -> bool {
+    pub(crate) fn renewed(&mut self, now: Instant, number: u64, until: Instant) -> bool {
         let Some(held) = self.held.get_mut(&number) else {
             return false;
         };
@@ -155,7 +155,7 @@ impl Leases {
     }
 
     /// After the last attempt of all: whether there is time left to stop the job in.
-    pub(super) fn renewed_for_good(&mut self, now: Instant, number: u64, until: Instant, stop: Instant) -> bool {
+    pub(crate) fn renewed_for_good(&mut self, now: Instant, number: u64, until: Instant, stop: Instant) -> bool {
         let Some(held) = self.held.get_mut(&number) else {
             return false;
         };
@@ -168,7 +168,7 @@ impl Leases {
     }
 
     /// A job that was told to stop may go on for `time`, or half of what is left of its lease if that is less.
-    pub(super) fn stop_after(&mut self, number: u64, now: Instant, time: Duration) {
+    pub(crate) fn stop_after(&mut self, number: u64, now: Instant, time: Duration) {
         if let Some(held) = self.held.get(&number) {
             let time = time.min(held.time_to_tell(now) / 2);
             self.renew_at(number, now + time);
@@ -176,7 +176,7 @@ impl Leases {
     }
 
     /// After a failed attempt: whether there is time for another.
-    pub(super) fn not_renewed(&mut self, now: Instant, number: u64) -> bool {
+    pub(crate) fn not_renewed(&mut self, now: Instant, number: u64) -> bool {
         let Some(held) = self.held.get(&number) else {
             return false;
         };
@@ -190,7 +190,7 @@ impl Leases {
     }
 
     /// The lease is not renewed any more.
-    pub(super) fn forget_renewal(&mut self, number: u64) {
+    pub(crate) fn forget_renewal(&mut self, number: u64) {
         let due = self.held.get_mut(&number).and_then(|held| held.due.take());
         if let Some(at) = due {
             self.due.remove(&(at, number));

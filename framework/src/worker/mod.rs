@@ -3,13 +3,13 @@
 //! One thread of its own, the control thread, receives, keeps leases, settles and drains; neither stages nor models
 //! ever run on it, so that no load can delay a lease.
 
-mod control;
+pub(crate) mod control;
 mod fit;
 #[cfg(feature = "http")]
 mod form;
 mod intake;
 mod job;
-mod leases;
+pub(crate) mod leases;
 mod report;
 mod stop;
 mod supervise;

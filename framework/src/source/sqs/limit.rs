@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// How long a message can be held, whatever is asked for in between.
 const MOST: Duration = Duration::from_secs(12 * 3600);
 /// When a job has to stop, so that there is time to say so or to hand it over.
-const HAND_OVER: Duration = Duration::from_secs(12 * 3600 - 15 * 60);
+pub(super) const HAND_OVER: Duration = Duration::from_secs(12 * 3600 - 15 * 60);
 /// The queue may hear of a call so much later than it was made.
 const ON_ITS_WAY: Duration = Duration::from_secs(30);
 
