@@ -47,6 +47,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod checkpoint;
 mod config;
 mod error;
 mod flow;
@@ -61,6 +62,7 @@ mod pipeline;
 pub mod places;
 mod pool;
 pub mod source;
+mod stepper;
 pub mod store;
 pub mod telemetry;
 #[cfg(feature = "testing")]
@@ -77,6 +79,7 @@ pub use job::{Event, Job, Meta, Priority, Timing, Timings};
 pub use model::{Admit, Collated, Model};
 pub use pipeline::outlook::Outlook;
 pub use pipeline::{Pipeline, Running};
+pub use stepper::{Progress, Stepper};
 pub use verdict::{FIRST_PAUSE, LONGEST_PAUSE, Verdict, judge};
 pub use worker::{EXIT_NODE_FAULT, Report, Worker};
 #[cfg(feature = "http")]

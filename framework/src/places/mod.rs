@@ -40,7 +40,7 @@ mod pace;
 #[cfg(feature = "https")]
 mod page;
 mod reference;
-mod scratch;
+pub(crate) mod scratch;
 #[cfg(test)]
 mod tests;
 mod upload;

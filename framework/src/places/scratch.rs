@@ -18,14 +18,14 @@ const TRIES: usize = 10;
 
 /// A folder of its own, for this process's user alone, removed with all that is in it when this is dropped.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     path: PathBuf,
     _alive: File,
 }
 
 impl Scratch {
     /// Makes one below `root`, which is made if missing. Blocks.
-    pub(super) fn below(root: &Path) -> Result<Self> {
+    pub(crate) fn below(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
         sweep(root);
         let make = || {
@@ -41,7 +41,7 @@ impl Scratch {
         make().with_context(|| format!("making a folder below {}", root.display()))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
