@@ -86,6 +86,8 @@ struct Inner {
     received: Instant,
     receipt: Option<Arc<dyn Receipt>>,
     cancelled: AtomicBool,
+    /// Until when it may change anything, where that ends: the control thread tells, and whoever writes asks.
+    writes_until: Mutex<Option<Instant>>,
     keeps_progress: AtomicBool,
     stage: Mutex<&'static str>,
     bytes: AtomicUsize,
@@ -137,6 +139,7 @@ impl Job {
             received: Instant::now(),
             receipt,
             cancelled: AtomicBool::new(false),
+            writes_until: Mutex::new(None),
             keeps_progress: AtomicBool::new(false),
             stage: Mutex::new("start"),
             bytes: AtomicUsize::new(0),
@@ -190,6 +193,17 @@ impl Job {
     /// and to end, with an error, and the next worker gets it at once.
     pub fn keeps_progress(&self) {
         self.0.keeps_progress.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the job is this worker's to the best of its knowledge: its lease is neither lost nor about to end. To be
+    /// asked before anything is changed that its next worker relies on.
+    pub(crate) fn may_write(&self) -> bool {
+        let until = *self.0.writes_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_none_or(|until| Instant::now() < until)
+    }
+
+    pub(crate) fn may_write_until(&self, until: Instant) {
+        *self.0.writes_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 
     pub(crate) fn can_be_handed_over(&self) -> bool {

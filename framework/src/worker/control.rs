@@ -432,6 +432,7 @@ impl Control {
         }
         self.report.lost += 1;
         held.state = State::Lost;
+        held.job.may_write_until(Instant::now());
         held.job.cancel();
         if let Some(task) = &held.task {
             task.abort();
