@@ -40,6 +40,7 @@
 mod claim;
 mod cut;
 mod garbage;
+pub mod interval;
 mod manifest;
 mod restore;
 mod snapshot;
