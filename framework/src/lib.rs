@@ -2,11 +2,12 @@
 //!
 //! # The parts
 //! * [`Model`]: what you implement. It lives on the device thread and runs batches.
+//! * [`Stepper`]: the same for what works in steps, such as a simulation or a training; its states are saved and come back
+//!   elsewhere, see [`checkpoint`].
 //! * [`Pipeline`]: stages that a job walks through: async I/O, CPU threads, the device.
 //! * [`Worker`]: pipelines fed by [sources](source), until they end or the process is told to stop.
 //! * [`Error`] and its four [faults](Fault): the one thing to say of a failure is whose fault it is.
 //! * [`store`]: objects by key, for results and checkpoints.
-//! * [`checkpoint`]: how often progress is saved.
 //! * [`places`]: what a job names instead of carrying it: references, and what they may lead to.
 //!
 //! # An example
@@ -76,6 +77,7 @@ mod worker;
 
 pub use error::{Classify, Context, DeadlinePassed, Error, Fault, Result};
 pub use gpu::batching::Batching;
+pub use gpu::stepping::Stepping;
 pub use job::{Event, Job, Meta, Priority, Timing, Timings};
 pub use model::{Admit, Collated, Model};
 pub use pipeline::outlook::Outlook;

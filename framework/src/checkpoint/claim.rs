@@ -246,7 +246,7 @@ async fn swap(store: &dyn Store, key: &Key, head: &Head, expected: Option<&Versi
             Ok(Ok(Outcome::Stored(version))) => return Ok(Moved::Done(version)),
             Ok(Ok(Outcome::Conflict)) => None,
             Ok(Err(why)) => Some(why),
-            Err(_) => Some(Error::transient(format_args!("no answer within {WITHIN:?}"))),
+            Err(_) => Some(late()),
         };
         let there = read(store, key).await?;
         match (there, failure) {
@@ -305,6 +305,11 @@ impl Pauses {
     }
 }
 
+/// No answer has come in time.
+pub(super) fn late() -> Error {
+    Error::transient(format_args!("no answer within {WITHIN:?}"))
+}
+
 /// Tries a request until it is answered, each time within [`WITHIN`].
 pub(super) async fn retried<T, F: Future<Output = Result<T>>>(key: &Key, request: impl Fn() -> F) -> Result<T> {
     let mut pauses = Pauses::new();
@@ -312,7 +317,7 @@ pub(super) async fn retried<T, F: Future<Output = Result<T>>>(key: &Key, request
         match timeout(WITHIN, request()).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(why)) => pauses.next(why, key).await?,
-            Err(_) => pauses.next(Error::transient(format_args!("no answer within {WITHIN:?}")), key).await?,
+            Err(_) => pauses.next(late(), key).await?,
         }
     }
 }

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 
 use blake3::Hash;
@@ -14,7 +13,7 @@ use bytes::Bytes;
 use tracing::warn;
 
 use super::manifest::{Chunk, Kind, Manifest, Part};
-use super::snapshot;
+use super::{Workplace, snapshot};
 use crate::error::{Context, Error, Result};
 use crate::store::content::piece;
 
@@ -86,7 +85,7 @@ pub(super) struct Cutter<'a> {
     pub(super) known: Arc<Known>,
     /// What the objects of this save are called before their hash.
     pub(super) objects: String,
-    pub(super) folder: &'a Path,
+    pub(super) place: &'a Workplace,
     /// Takes a whole object; fails where nobody sends it any more.
     pub(super) send: &'a mut dyn FnMut(Outgoing) -> Result<()>,
 }
@@ -143,7 +142,7 @@ impl Cutter<'_> {
             snapshot::Part::Bytes(bytes) => Ok((Kind::Memory, self.buffer(bytes, fresh)?)),
             snapshot::Part::Later(make) => Ok((Kind::Memory, self.buffer(make()?.into(), fresh)?)),
             snapshot::Part::File => {
-                let path = self.folder.join(name);
+                let path = self.place.folder()?.join(name);
                 let file = File::open(&path).with_context(|| path.display().to_string())?;
                 let len = file.metadata()?.len();
                 Ok((Kind::File, self.file(&file, 0, len, fresh)?))
@@ -171,7 +170,7 @@ impl Cutter<'_> {
 
     /// What was saved of the file before, and what has come since.
     fn growing(&mut self, name: &str, len: u64, fresh: &mut Fresh) -> Result<Vec<Cut>> {
-        let path = self.folder.join(name);
+        let path = self.place.folder()?.join(name);
         let known = Arc::clone(&self.known);
         let before = known.growing.get(name);
         let absent = known.absent.get(name).copied().unwrap_or(0);

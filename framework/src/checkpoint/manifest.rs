@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::cut::LONGEST_CHUNK;
+use super::interval::History;
 use crate::error::{Error, Result};
 use crate::store::Key;
 
@@ -26,6 +27,9 @@ pub(super) struct Manifest {
     pub(super) sequence: u64,
     /// When the snapshot was taken, in milliseconds since 1970.
     pub(super) taken: u64,
+    /// The nodes that have had the job.
+    #[serde(default)]
+    pub(super) history: History,
     pub(super) parts: Vec<Part>,
     /// Lengths of the objects that hold several chunks.
     pub(super) packs: BTreeMap<String, u64>,
@@ -90,10 +94,6 @@ impl Manifest {
         let manifest: Manifest = serde_json::from_slice(bytes)?;
         manifest.parts.iter().try_for_each(Part::check)?;
         Ok(manifest)
-    }
-
-    pub(super) fn part(&self, name: &str) -> Option<&Part> {
-        self.parts.iter().find(|part| part.name == name)
     }
 
     /// Every object that a chunk is in.

@@ -25,7 +25,7 @@
 //! let state = Key::new("jobs/7/state")?;
 //! for attempt in 0..3u8 {
 //!     let job = Job::new("7");
-//!     let place = Workplace::new(&job, None)?;
+//!     let place = Workplace::new(&job, None);
 //!     let mut checkpoints = Checkpoints::open(store.clone(), &state, &place, "example 1").await?;
 //!     let number = match checkpoints.restore().await? {
 //!         None => 0,
@@ -43,10 +43,13 @@ mod garbage;
 pub mod interval;
 mod manifest;
 mod restore;
+pub(crate) mod saver;
+pub(crate) mod saving;
 mod snapshot;
 mod workplace;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -57,13 +60,17 @@ use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::error::{Context, Error, Result};
+use crate::job::Job;
 use crate::store::{Content, Key, Put, Store, blocking};
 use claim::{Claim, Named, Pauses};
 use cut::{Cutter, Known, Outgoing, Sizes};
 use garbage::Garbage;
+use interval::History;
 use manifest::{Manifest, VERSION};
 
 pub use claim::TakenOver;
+pub use saver::Standing;
+pub use saving::Saving;
 pub use snapshot::{Saved, Snapshot};
 pub use workplace::Workplace;
 
@@ -82,6 +89,7 @@ pub struct Checkpoints {
     claim: Claim,
     /// Of the last save that was begun; it never goes back, so that no name is used twice.
     sequence: u64,
+    history: History,
     newest: Option<Arc<Manifest>>,
     known: Arc<Known>,
     /// What the newest state and the one before it name.
@@ -141,12 +149,28 @@ impl Checkpoints {
             sizes: Sizes::default(),
             sequence: claim.head.sequence,
             claim,
+            history: newest.as_ref().map(|manifest| manifest.history.clone()).unwrap_or_default(),
             newest,
             known,
             needed: (needed, BTreeSet::new()),
             garbage: Garbage::default(),
             unsure: false,
         })
+    }
+
+    /// The job.
+    pub(crate) fn job(&self) -> &Job {
+        self.place.job()
+    }
+
+    /// The nodes that have had the job, as of the newest state.
+    pub(crate) fn history(&self) -> History {
+        self.history.clone()
+    }
+
+    /// What the next save says of the nodes that have had the job.
+    pub(crate) fn set_history(&mut self, history: History) {
+        self.history = history;
     }
 
     /// Whether a state was found.
@@ -170,8 +194,9 @@ impl Checkpoints {
             return Ok(None);
         };
         let state = format!("state {} of job {}", manifest.sequence, manifest.job);
-        let restored =
-            restore::restore(&self.store, &self.prefix, state, &manifest, &wants, self.place.folder()).await?;
+        let place = self.place.clone();
+        let folder = blocking(move || place.folder().map(Path::to_owned)).await?;
+        let restored = restore::restore(&self.store, &self.prefix, state, &manifest, &wants, &folder).await?;
         self.known = Arc::new(Known::of(&manifest, restored.absent));
         Ok(Some(restored.saved))
     }
@@ -200,9 +225,9 @@ impl Checkpoints {
             let (parts, packs) = self.send_chunks(snapshot, &mut sent).await?;
             sent.state = parts.iter().map(|part| part.len).sum();
             let taken = taken.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-            let (version, format) = (VERSION, self.format.clone());
-            let manifest =
-                Manifest { version, job: job.id().to_owned(), format, generation, sequence, taken, parts, packs };
+            let (version, format, history) = (VERSION, self.format.clone(), self.history.clone());
+            let job = job.id().to_owned();
+            let manifest = Manifest { version, job, format, generation, sequence, taken, history, parts, packs };
             self.commit(&manifest, &mut sent).await?;
             Result::<_>::Ok((manifest, sent))
         };
@@ -241,7 +266,7 @@ impl Checkpoints {
             let mut send = |outgoing| {
                 to.blocking_send(outgoing).map_err(|_| Error::transient("nobody sends what was cut any more"))
             };
-            Cutter { sizes, known, objects, folder: place.folder(), send: &mut send }.cut(snapshot.parts)
+            Cutter { sizes, known, objects, place: &place, send: &mut send }.cut(snapshot.parts)
         });
         let (store, prefix, claim, garbage) = (&self.store, &self.prefix, &self.claim, &mut self.garbage);
         let outgoing = stream::unfold(from, async |mut from| from.recv().await.map(|next| (next, from)));
@@ -291,7 +316,7 @@ async fn manifest(store: &Arc<dyn Store>, prefix: &Key, named: &Named) -> Result
     Manifest::parse(&bytes).with_context(|| key.to_string())
 }
 
-fn check(manifest: &Manifest, job: &crate::Job, format: &str) -> Result<()> {
+fn check(manifest: &Manifest, job: &Job, format: &str) -> Result<()> {
     let Manifest { job: theirs, format: saved, sequence, .. } = manifest;
     if theirs != job.id() {
         return Err(Error::failed(format_args!("state {sequence} is of job {theirs}")));

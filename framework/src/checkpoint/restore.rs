@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
-use super::claim::{Pauses, WITHIN};
+use super::claim::{Pauses, WITHIN, late};
 use super::manifest::{Chunk, Kind, Manifest, Part};
 use super::snapshot::Saved;
 use crate::error::{Context, Error, Fault, Result};
@@ -206,8 +206,7 @@ async fn read_once<T: Send + 'static>(
     check: impl Fn(Bytes) -> Result<T> + Send + 'static,
 ) -> Result<T, Trouble> {
     let opened = timeout(WITHIN, store.read(key, range.clone(), None)).await;
-    let late = |_| Error::transient(format_args!("no answer within {WITHIN:?}"));
-    let reading = match opened.map_err(late)?? {
+    let reading = match opened.map_err(|_| late())?? {
         Opened::Found(reading) => reading,
         Opened::Missing | Opened::Changed => return Err(Trouble::Missing),
     };

@@ -67,6 +67,15 @@ impl Snapshot {
         self
     }
 
+    /// Bytes that it holds in memory, as far as they are made already.
+    pub(super) fn len(&self) -> u64 {
+        let bytes = |(_, part): &(String, Part)| match part {
+            Part::Bytes(bytes) => bytes.len() as u64,
+            _ => 0,
+        };
+        self.parts.iter().map(bytes).sum()
+    }
+
     /// Fixes how long growing files are, and refuses names that are none.
     pub(crate) fn taken(mut self, place: &Workplace) -> Result<Self> {
         let mut names = BTreeSet::new();
@@ -76,7 +85,7 @@ impl Snapshot {
                 return Err(Error::invalid(format_args!("a snapshot has two parts `{name}`")));
             }
             if let Part::Grows(len) = part {
-                let path = place.folder().join(&*name);
+                let path = place.folder()?.join(&*name);
                 *len = path.metadata().with_context(|| format!("the growing file {}", path.display()))?.len();
             }
         }
