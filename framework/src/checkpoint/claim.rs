@@ -177,6 +177,21 @@ impl Claim {
         retried(&key, put).await
     }
 
+    /// The reason why something could not be read: a worker that was taken over may miss what nobody needs any more.
+    pub(super) async fn explain(&self, why: Error) -> Error {
+        let there = match &self.expected {
+            Some(_) => match self.prefix.join("head") {
+                Ok(key) => read(&*self.store, &key).await.map(|found| found.map(|(head, _)| head)),
+                Err(why) => Err(why),
+            },
+            None => newest(&*self.store, &self.prefix).await,
+        };
+        match there {
+            Ok(Some(there)) if there.owner != self.head.owner => self.taken_over(&there),
+            _ => why,
+        }
+    }
+
     /// Whether objects that no state needs may be removed: only where nobody else's state can need them.
     pub(super) fn may_collect(&self) -> bool {
         self.expected.is_some()

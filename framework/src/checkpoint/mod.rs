@@ -126,7 +126,10 @@ impl Checkpoints {
             let claim = Claim::take(store.clone(), prefix.clone(), job.clone()).await?;
             let newest = match &claim.head.state {
                 None => None,
-                Some(named) => Some(Arc::new(manifest(&store, prefix, named).await?)),
+                Some(named) => match manifest(&store, prefix, named).await {
+                    Ok(manifest) => Some(Arc::new(manifest)),
+                    Err(why) => return Err(claim.explain(why).await),
+                },
             };
             if let Some(manifest) = &newest {
                 check(manifest, &job, &format)?;
@@ -196,7 +199,10 @@ impl Checkpoints {
         let state = format!("state {} of job {}", manifest.sequence, manifest.job);
         let place = self.place.clone();
         let folder = blocking(move || place.folder().map(Path::to_owned)).await?;
-        let restored = restore::restore(&self.store, &self.prefix, state, &manifest, &wants, &folder).await?;
+        let restored = match restore::restore(&self.store, &self.prefix, state, &manifest, &wants, &folder).await {
+            Ok(restored) => restored,
+            Err(why) => return Err(self.claim.explain(why).await),
+        };
         self.known = Arc::new(Known::of(&manifest, restored.absent));
         Ok(Some(restored.saved))
     }
@@ -346,3 +352,7 @@ async fn put(store: &Arc<dyn Store>, prefix: &Key, claim: &Claim, object: String
         pauses.next(why, &key).await?;
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
