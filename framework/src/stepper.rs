@@ -93,7 +93,7 @@ pub trait Stepper: 'static {
     /// Advances every state by one step: one [`Progress`] for each, in order; another number is a fatal fault.
     ///
     /// If it fails or panics, all jobs of the step fail with that, since nobody knows how far their states had got. They
-    /// go on from what was saved last when they are delivered again, each alone until it has survived a step.
+    /// go on from what was saved last when they are delivered again, each alone until it has got as far again.
     fn step(&mut self, states: &mut [&mut Self::State]) -> Result<Vec<Progress>>;
 
     /// Makes the job's result of a state that is [done](Progress::done).
@@ -104,12 +104,12 @@ pub trait Stepper: 'static {
     /// Called only where [`Stepping::saving`](crate::Stepping::saving) says so. Default: an error that says that it is
     /// missing.
     fn save(&mut self, _state: &mut Self::State) -> Result<Snapshot> {
-        Err(Error::fatal("this stepper has no `save`, so its stage must not say `saving`"))
+        Err(Error::failed("this stepper has no `save`, so its stage must not say `saving`"))
     }
 
     /// The state that was saved. `spec` is what the job asks for now, which most often is what it asked for then.
     fn restore(&mut self, _spec: &Self::Spec, _place: &Workplace, _saved: Saved) -> Result<Self::State> {
-        Err(Error::fatal("this stepper has no `restore`, so its stage must not say `saving`"))
+        Err(Error::failed("this stepper has no `restore`, so its stage must not say `saving`"))
     }
 
     /// Whether a part of a saved state is needed to go on with it. What is not is not downloaded: a file that has only

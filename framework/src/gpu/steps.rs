@@ -3,9 +3,9 @@
 //! It owns the states. Each turn it looks who has gone, lets in who waits, advances a group of states by one step, and
 //! answers those that are done. It never waits for a save: snapshots go to [`Saves`], and come to nothing here. A step
 //! that fails takes the jobs of its group with it, since nobody knows how far their states got; each of them is stepped
-//! alone when it comes back, until it has survived a step, so that one bad state fails alone.
+//! alone when it comes back, for as many steps as it had made, so that one bad state fails alone.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ impl<S: Stepper> Plan<S> {
             received: Vec::new(),
             waiting: VecDeque::new(),
             seated: Vec::new(),
-            suspects: HashSet::new(),
+            suspects: HashMap::new(),
             guilty: Vec::new(),
             turn: 0,
             plan: self,
@@ -98,8 +98,9 @@ struct Steps<S: Stepper> {
     received: Vec<(StepCall<S>, Instant)>,
     waiting: VecDeque<StepRequest<S>>,
     seated: Vec<Seated<S>>,
-    /// Jobs that were in a step which failed, and have not survived one alone since.
-    suspects: HashSet<String>,
+    /// Jobs that were in a step which failed, and after how many steps of theirs here. Nobody knows which is to blame
+    /// before each has made as many alone.
+    suspects: HashMap<String, u64>,
     /// Jobs with which a step has panicked, each alone, since a step last passed.
     guilty: Vec<String>,
     /// Which group was stepped last.
@@ -234,10 +235,7 @@ impl<S: Stepper> Steps<S> {
                     put_off.push_back(request);
                 }
                 Ok(Admit::Never(why)) => request.reply.fail(why, &self.plan.answers),
-                Err(failure) => {
-                    let why = self.survive(failure)?;
-                    request.reply.fail(why, &self.plan.answers);
-                }
+                Err(failure) => self.blame(request.reply, failure)?,
             }
         }
         put_off.append(&mut self.waiting);
@@ -260,17 +258,14 @@ impl<S: Stepper> Steps<S> {
                 let worked = began.elapsed();
                 self.seated.push(Seated { state, saves, waiter, place, began, worked, steps: 0 });
             }
-            Err(failure) => {
-                let why = self.survive(failure)?;
-                waiter.fail(why, &self.plan.answers);
-            }
+            Err(failure) => self.blame(waiter, failure)?,
         }
         Ok(())
     }
 
     /// Whom to step now: all that are above suspicion together, and each suspect alone, in turns.
     fn next_group(&mut self) -> Vec<usize> {
-        let suspect = |&index: &usize| self.suspects.contains(self.seated[index].job().id());
+        let suspect = |&index: &usize| self.suspects.contains_key(self.seated[index].job().id());
         let (suspects, others): (Vec<usize>, Vec<usize>) = (0..self.seated.len()).partition(suspect);
         let mut groups: Vec<Vec<usize>> = suspects.into_iter().map(|index| vec![index]).collect();
         if !others.is_empty() {
@@ -318,8 +313,10 @@ impl<S: Stepper> Steps<S> {
     fn tell(&mut self, group: &[usize], progress: Vec<Progress>) -> Result<()> {
         self.guilty.clear();
         if let &[index] = group {
-            let id = self.seated[index].job().id();
-            self.suspects.remove(id);
+            let (id, steps) = (self.seated[index].job().id(), self.seated[index].steps);
+            if self.suspects.get(id).is_some_and(|failed| steps > *failed) {
+                self.suspects.remove(id);
+            }
         }
         let mut done = Vec::new();
         for (&index, progress) in group.iter().zip(progress) {
@@ -344,7 +341,7 @@ impl<S: Stepper> Steps<S> {
         let Some(stepper) = &mut self.stepper else {
             return Err(self.gone());
         };
-        let Seated { state, saves, waiter, place, began, worked, steps } = seated;
+        let Seated { state, waiter, began, worked, saves: _saves, place: _place, .. } = seated;
         let output = fence(|| stepper.finish(state));
         match output {
             Ok(output) => {
@@ -352,12 +349,8 @@ impl<S: Stepper> Steps<S> {
                 self.plan.meter.ran(&waiter.caller.job, waited, worked);
                 waiter.done(smallvec![Ending::Done(output)], Instant::now(), &self.plan.answers);
             }
-            Err(failure) => {
-                let why = self.survive(failure)?;
-                waiter.fail(why.context(format_args!("finishing after {steps} steps")), &self.plan.answers);
-            }
+            Err(failure) => self.blame(waiter, failure)?,
         }
-        drop((saves, place));
         Ok(())
     }
 
@@ -369,8 +362,7 @@ impl<S: Stepper> Steps<S> {
                     Ok((snapshot, blocked)) => saves.give(snapshot, blocked),
                     Err(failure) => {
                         let waiter = self.seated.remove(index).waiter;
-                        let why = self.survive(failure)?.context("copying a state to save it");
-                        waiter.fail(why, &self.plan.answers);
+                        self.blame(waiter, failure)?;
                         continue;
                     }
                 }
@@ -407,10 +399,11 @@ impl<S: Stepper> Steps<S> {
                 self.guilty.push(id);
             }
         }
-        let why = self.survive(failure)?;
+        let survived = self.survive(failure);
+        let why = survived.as_ref().unwrap_or_else(|fatal| fatal);
         for seated in failed {
             if self.suspects.len() < MOST_SUSPECTS {
-                self.suspects.insert(seated.job().id().to_owned());
+                self.suspects.insert(seated.job().id().to_owned(), seated.steps);
             }
             let why = match alone {
                 true => why.clone().context(format_args!("step {} here", seated.steps)),
@@ -418,6 +411,7 @@ impl<S: Stepper> Steps<S> {
             };
             seated.waiter.fail(why, &self.plan.answers);
         }
+        survived?;
         if self.guilty.len() < 2 {
             return Ok(());
         }
@@ -426,6 +420,14 @@ impl<S: Stepper> Steps<S> {
             "the stepper of stage `{name}` panicked on {} jobs in a row, each alone and freshly loaded",
             self.guilty.len()
         )))
+    }
+
+    /// Fails one job with what went wrong with it alone.
+    fn blame(&mut self, waiter: StepWaiter<S>, failure: Failure) -> Result<()> {
+        let survived = self.survive(failure);
+        let why = survived.as_ref().unwrap_or_else(|fatal| fatal);
+        waiter.fail(why.clone(), &self.plan.answers);
+        survived.map(drop)
     }
 
     /// The error of a failure that is not fatal. After a panic there is a new stepper, and states that the old one has
@@ -468,3 +470,7 @@ impl<'a, S: Stepper> Mark<'a, S> {
         Mark { state, job: &waiter.caller.job, steps, worked }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
