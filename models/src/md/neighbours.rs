@@ -15,7 +15,7 @@ use super::cells::Cells;
 /// own, which wait for each other longer than this takes.
 const BLOCK_CPU: usize = 128;
 /// Places in a block on other devices, which want much to do at once and have memory for it.
-const BLOCK_DEVICE: usize = 1 << 26;
+const BLOCK_DEVICE: usize = 1 << 24;
 
 /// Who is near whom, and since when.
 pub(super) struct Neighbours {

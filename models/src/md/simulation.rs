@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 const ATOMS_MAX: u64 = 1_000_000;
 /// Places in all lists of neighbours together: four bytes each, and room for what is computed of them.
 const PAIRS_MAX: f64 = 250e6;
+/// Pairs whose distances are counted at once: some seconds on one core.
+const DISTANCES_MAX: f64 = 500e6;
 /// Steps that a simulation may have.
 const STEPS_MAX: u64 = 1_000_000_000_000;
 /// Bytes of a trajectory.
@@ -146,13 +148,22 @@ impl Simulation {
                 2.0 * reach
             )));
         }
-        let pairs = self.atoms as f64 * self.density.max(1.0) * 4.0 / 3.0 * PI * reach * reach * reach;
-        if pairs > PAIRS_MAX {
+        let pairs = |density: f64, reach: f64| self.atoms as f64 * density * 4.0 / 3.0 * PI * reach * reach * reach;
+        // A fluid that is thin on the whole may gather into drops.
+        let near = pairs(self.density.max(1.0), reach);
+        if near > PAIRS_MAX {
             return Err(Error::invalid(format!(
-                "about {pairs:.1e} pairs of neighbours are more than {PAIRS_MAX:.1e}: take fewer atoms, or a shorter cutoff"
+                "about {near:.1e} pairs of neighbours are more than {PAIRS_MAX:.1e}: take fewer atoms, or a shorter cutoff"
             )));
         }
-        self.radial_reach.map_or(Ok(()), |reach| real("radial_reach", reach, 0.1, length / 2.0))
+        real("radial_reach", self.radial_reach(), 0.1, length / 2.0)?;
+        let counted = pairs(self.density, self.radial_reach());
+        if counted > DISTANCES_MAX {
+            return Err(Error::invalid(format!(
+                "about {counted:.1e} distances to count are more than {DISTANCES_MAX:.1e}: take a shorter radial_reach"
+            )));
+        }
+        Ok(())
     }
 
     fn check_trajectory(&self) -> Result<()> {

@@ -19,8 +19,8 @@ const STEP: Duration = Duration::from_millis(200);
 
 /// Molecular dynamics on a device; a [`Stepper`] from a [`Simulation`] to its [`Outcome`].
 ///
-/// A saved run goes on bit for bit on any machine of the same kind: on the CPU whatever the number of cores, as only
-/// additions, multiplications, divisions and roots are computed, each in a fixed order.
+/// A saved run goes on bit for bit on any device of the same kind, with the same build of the program. On the CPU neither
+/// its model nor the number of cores matters: only sums, products, quotients and roots are computed, in a fixed order.
 pub struct Dynamics {
     device: Device,
 }

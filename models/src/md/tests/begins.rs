@@ -10,6 +10,7 @@ fn what_is_left_out_has_a_default() {
     let simulation: Simulation = serde_json::from_str("{}").unwrap();
     assert_eq!(simulation, Simulation::default());
     simulation.check().unwrap();
+    serde_json::from_str::<Simulation>(r#"{"atoms": 1000000}"#).unwrap().check().unwrap();
     let text = r#"{"atoms": 256, "thermostat": {"time": 0.5}, "precision": "f32", "trajectory_every": 50}"#;
     let simulation: Simulation = serde_json::from_str(text).unwrap();
     assert_eq!(simulation.thermostat, Some(Thermostat { time: 0.5 }));
@@ -50,6 +51,7 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
         (of(r#"{"radial_bins": 0}"#), "radial_bins"),
         (of(r#"{"radial_bins": 1000000000}"#), "radial_bins"),
         (of(r#"{"radial_reach": 5}"#), "radial_reach"),
+        (of(r#"{"radial_reach": 30, "atoms": 1000000}"#), "distances to count"),
         (Simulation { density: f64::NAN, ..small() }, "density must be from 0.000001 to 2, not NaN"),
         (Simulation { temperature: f64::INFINITY, ..small() }, "temperature"),
         (Simulation { timestep: f64::NAN, ..small() }, "timestep"),
