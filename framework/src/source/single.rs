@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::{Delivery, Extended, Receipt, Source};
-use crate::checkpoint::Saving;
+use crate::checkpoint::{Saving, TakenOver};
 use crate::config::JobConfig;
 use crate::error::{Context, Result};
 use crate::job::Meta;
@@ -233,6 +233,12 @@ impl Receipt for Ticket {
                     let said = json!({ "job": self.id, "fault": why.fault().as_str(), "error": why.to_string() });
                     self.create(&self.error, said.to_string().into()).await
                 }
+                // The newer worker has the job: to take it back would only take turns.
+                Verdict::Retry { why: Some(why), .. } if why.find::<TakenOver>().is_some() => {
+                    warn!(job = self.id, error = %why, "this worker leaves the job to the one that came after it");
+                    self.tell.send_replace(Stands::Ended);
+                    Ok(())
+                }
                 Verdict::Retry { after, .. } => {
                     self.tell.send_replace(Stands::Again(Instant::now() + *after));
                     Ok(())
@@ -248,6 +254,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
     use super::*;
+    use crate::checkpoint::{Checkpoints, Snapshot, Workplace};
     use crate::store::{Key, Memory, Store};
     use crate::{Error, Pipeline, Report, Worker};
 
@@ -303,6 +310,26 @@ mod tests {
         assert_eq!(run(&places, Ok).await.done, 0);
         store.delete(&Key::new("7/output.error").unwrap()).await.unwrap();
         assert_eq!(run(&places, Ok).await.done, 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_worker_that_was_overtaken_leaves_the_job() {
+        let (store, places) = store().await;
+        let states = Key::new("7/state").unwrap();
+        let work = move |job: crate::Job, _: u32| {
+            let (store, states) = (store.clone(), states.clone());
+            async move {
+                let place = Workplace::new(&job, None);
+                let open = || Checkpoints::open(store.clone(), &states, &place, "1");
+                let mut ours = open().await?;
+                // The node that replaces this one, while it is still at work.
+                let _theirs = open().await?;
+                ours.save(Snapshot::new().bytes("x", "1")).await.map(|_| 0u32)
+            }
+        };
+        let pipeline = Pipeline::new().io("work", 1, work);
+        let report = Worker::new(pipeline).source(single(&places)).run_once().await.unwrap();
+        assert_eq!((report.done, report.retried), (0, 1), "it ends, and is not run again here");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
