@@ -57,7 +57,7 @@ fn main() -> Result<()> {
         let bytes_ratio = grow().await?;
         println!("a file of {GROWN} bytes, grown in {SAVES} saves: {bytes_ratio:.4} times its bytes were sent");
         let rates = compare(&format!("http://{}", uplink.address)).await?;
-        let blocked = telemetry.snapshot().summary(CHECKPOINT_BLOCKED);
+        let blocked = telemetry.snapshot().summary(CHECKPOINT_BLOCKED, &[]);
         println!("steps a second: {} without saving, {} with; ratio {}", rates.alone, rates.saving, rates.ratio);
         println!("the device stood still for a snapshot: {blocked:?}");
         result(serde_json::json!({
