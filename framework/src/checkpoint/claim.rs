@@ -98,9 +98,12 @@ impl Claim {
         }
         let key = prefix.join("head")?;
         for _ in 0..RACES {
-            let found = read(&*store, &key).await?;
+            let (head, version) = match read(&*store, &key).await? {
+                Some((head, version)) => (Some(head), Some(version)),
+                // A worker that took the same store for one without conditional writes may have been here.
+                None => (newest(&*store, &prefix).await?, None),
+            };
             may_write(&job)?;
-            let (head, version) = found.map_or((None, None), |(head, version)| (Some(head), Some(version)));
             let head = Head::after(head, &job)?;
             match swap(&*store, &key, &head, version.as_ref()).await? {
                 Moved::Done(version) => return Ok(Claim { store, prefix, job, head, expected: Some(version) }),
@@ -118,7 +121,7 @@ impl Claim {
             "this store has no conditional writes: a worker that was given up is kept from saving only as long as it \
              looks, and nothing is removed while the job runs"
         );
-        let newest = newest(&*store, &prefix).await?;
+        let newest = newest_of_all(&*store, &prefix).await?;
         may_write(&job)?;
         let head = Head::after(newest, &job)?;
         let claim = Claim { store, prefix, job, head, expected: None };
@@ -158,7 +161,7 @@ impl Claim {
     }
 
     async fn commit_weakly(&mut self, head: Head) -> Result<()> {
-        let newest = newest(&*self.store, &self.prefix).await?;
+        let newest = newest_of_all(&*self.store, &self.prefix).await?;
         may_write(&self.job)?;
         match newest {
             Some(there) if there.order() > self.head.order() && there.owner != head.owner => Err(self.taken_over(&there)),
@@ -184,7 +187,7 @@ impl Claim {
                 Ok(key) => read(&*self.store, &key).await.map(|found| found.map(|(head, _)| head)),
                 Err(why) => Err(why),
             },
-            None => newest(&*self.store, &self.prefix).await,
+            None => newest_of_all(&*self.store, &self.prefix).await,
         };
         match there {
             Ok(Some(there)) if there.owner != self.head.owner => self.taken_over(&there),
@@ -296,7 +299,16 @@ async fn newest(store: &dyn Store, prefix: &Key) -> Result<Option<Head>> {
     let Some(last) = last else {
         return Ok(None);
     };
-    Ok(read(store, &last.key).await?.map(|(head, _)| head))
+    let gone = || Error::transient(format_args!("{} was listed, and is not there", last.key));
+    let (head, _) = read(store, &last.key).await?.ok_or_else(gone)?;
+    Ok(Some(head))
+}
+
+/// The head that counts, of all that workers of either kind have left.
+async fn newest_of_all(store: &dyn Store, prefix: &Key) -> Result<Option<Head>> {
+    let one = read(store, &prefix.join("head")?).await?.map(|(head, _)| head);
+    let other = newest(store, prefix).await?;
+    Ok(one.into_iter().chain(other).max_by(|one, other| one.order().cmp(&other.order())))
 }
 
 /// Pauses between tries of one request, and their end.

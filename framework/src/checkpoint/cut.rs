@@ -59,14 +59,18 @@ pub(super) struct Known {
 impl Known {
     pub(super) fn of(manifest: &Manifest, absent: HashMap<String, u64>) -> Self {
         let mut used: HashMap<&str, u64> = HashMap::new();
+        let mut seen: HashSet<(&str, u64)> = HashSet::new();
         let mut chunks: HashMap<String, Chunk> = HashMap::new();
+        // The same bytes may be in two objects: a growing file keeps to where it was put.
         for chunk in manifest.parts.iter().flat_map(|part| &part.chunks) {
-            if chunks.insert(chunk.hash.clone(), chunk.clone()).is_none() {
+            if seen.insert((&chunk.object, chunk.at)) {
                 *used.entry(&chunk.object).or_default() += chunk.stored;
             }
+            chunks.entry(chunk.hash.clone()).or_insert_with(|| chunk.clone());
         }
+        let used = |object: &str| used.get(object).copied().unwrap_or(0);
         // Of an object of which less than half is needed, that is sent once more, so that the rest can be removed.
-        let wasteful = |object: &str| manifest.packs.get(object).is_some_and(|len| used[object].saturating_mul(2) < *len);
+        let wasteful = |object: &str| manifest.packs.get(object).is_some_and(|len| used(object).saturating_mul(2) < *len);
         let growing = manifest.parts.iter().filter(|part| part.kind == Kind::Grows);
         let growing = growing.map(|part| (part.name.clone(), part.clone())).collect();
         let keep: HashMap<_, _> =
@@ -111,6 +115,11 @@ impl Cutter<'_> {
     pub(super) fn cut(&mut self, parts: Vec<(String, snapshot::Part)>) -> Result<(Vec<Part>, BTreeMap<String, u64>)> {
         let mut fresh = Fresh::default();
         let mut all = Vec::new();
+        // A growing file that was not wanted here, and of which nothing has come since, stays as it is.
+        let known = Arc::clone(&self.known);
+        for name in known.absent.keys().filter(|name| parts.iter().all(|(other, _)| other != *name)) {
+            all.push((name.clone(), (Kind::Grows, kept(known.growing.get(name)))));
+        }
         for (name, part) in parts {
             let cut = self.part(&name, part, &mut fresh);
             let cut = cut.with_context(|| format!("part `{name}` of a snapshot"))?;
@@ -182,7 +191,7 @@ impl Cutter<'_> {
         let grown = absent.saturating_add(len) >= saved && before.is_none_or(|part| still_there(part, &file, absent));
         if grown {
             let mut cuts = kept(before);
-            cuts.extend(self.file(&file, saved - absent, len, fresh)?);
+            cuts.extend(self.file(&file, saved.saturating_sub(absent), len, fresh)?);
             return Ok(cuts);
         }
         if absent > 0 {

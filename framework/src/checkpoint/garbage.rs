@@ -6,12 +6,16 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::claim::{Claim, retried};
+use super::claim::{Claim, WITHIN, late, retried};
 use crate::error::Result;
 use crate::store::{Key, Store};
 
+/// Objects that are removed at once.
+const AT_ONCE: usize = 8;
 /// Objects in one page of a list.
 const PAGE: usize = 1000;
 /// What could not be removed is kept in mind up to so many objects; a later owner finds them all the same.
@@ -48,30 +52,31 @@ impl Garbage {
                 Err(why) => warn!(job = claim.job().id(), error = %why, "cannot look for what earlier workers left"),
             }
         }
-        let known = std::mem::take(&mut self.known);
-        let mut removed = 0;
-        for object in known {
-            if needed.contains(&object) {
-                continue;
-            }
-            match remove(store, prefix, claim, &object).await {
-                Ok(()) => removed += 1,
+        self.known.retain(|object| !needed.contains(object));
+        let known: Vec<String> = self.known.iter().cloned().collect();
+        let removals = known.into_iter().map(|object| async {
+            let removed = remove(store, prefix, claim, &object).await;
+            removed.map(|()| object)
+        });
+        let mut removed = stream::iter(removals).buffer_unordered(AT_ONCE);
+        // It may be dropped at any of these moments, since a state that waits to be saved comes first.
+        while let Some(removed) = removed.next().await {
+            match removed {
+                Ok(object) => drop(self.known.remove(&object)),
                 Err(why) => {
-                    debug!(job = claim.job().id(), object, error = %why, "could not be removed yet");
-                    self.add(object);
+                    debug!(job = claim.job().id(), left = self.known.len(), error = %why, "not all garbage was removed yet");
+                    return;
                 }
             }
-        }
-        if removed > 0 {
-            debug!(job = claim.job().id(), removed, "removed objects that no state needs");
         }
     }
 }
 
+/// Tries once: what is left is tried again after the next save.
 async fn remove(store: &dyn Store, prefix: &Key, claim: &Claim, object: &str) -> Result<()> {
     claim.may_write()?;
     let key = prefix.join(object)?;
-    retried(&key, || store.delete(&key)).await
+    timeout(WITHIN, store.delete(&key)).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Objects of this generation and earlier ones that nothing needs.

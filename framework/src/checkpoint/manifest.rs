@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cut::LONGEST_CHUNK;
 use super::interval::History;
 use crate::error::{Error, Result};
+use crate::places::scratch::LOCK;
 use crate::store::Key;
 
 /// The form of manifests and heads that this crate writes and reads.
@@ -27,6 +28,9 @@ pub(super) struct Manifest {
     pub(super) sequence: u64,
     /// When the snapshot was taken, in milliseconds since 1970.
     pub(super) taken: u64,
+    /// Which delivery of the job it was that saved it.
+    #[serde(default)]
+    pub(super) attempt: u32,
     /// The nodes that have had the job.
     #[serde(default)]
     pub(super) history: History,
@@ -106,13 +110,24 @@ impl Manifest {
     }
 }
 
+/// Whether a part may be called so: a relative path, and not the file that marks a folder as in use.
+pub(super) fn check_name(name: &str) -> Result<()> {
+    Key::new(name)?;
+    if name == LOCK {
+        return Err(Error::invalid(format_args!("`{LOCK}` is a name of forebay's own")));
+    }
+    Ok(())
+}
+
 impl Part {
     fn check(&self) -> Result<()> {
         let broken = |what: &str| Error::failed(format_args!("its part {:?} {what}", self.name));
-        Key::new(&*self.name).map_err(|_| broken("has a name that is none"))?;
+        check_name(&self.name).map_err(|_| broken("has a name that is none"))?;
         let mut len = 0u64;
         for chunk in &self.chunks {
-            Key::new(&*chunk.object).map_err(|_| broken("names an object that cannot be"))?;
+            if !chunk.object.starts_with("data/") || Key::new(&*chunk.object).is_err() {
+                return Err(broken("names an object that cannot be"));
+            }
             if chunk.len > LONGEST_CHUNK || chunk.stored > LONGEST_CHUNK || chunk.at.checked_add(chunk.stored).is_none() {
                 return Err(broken("has a chunk that is too long"));
             }

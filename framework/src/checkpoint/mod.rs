@@ -142,6 +142,8 @@ impl Checkpoints {
             Some(state) => info!(job = job.id(), generation, state = state.sequence, "taken over, with a state"),
             None => info!(job = job.id(), generation, "nothing was saved yet"),
         }
+        // Deliveries that led to a state did not fail.
+        job.progressed(newest.as_ref().map_or(0, |manifest| manifest.attempt));
         let needed = newest.as_ref().map(|manifest| names(manifest, &claim)).unwrap_or_default();
         let known = Arc::new(newest.as_ref().map(|manifest| Known::of(manifest, HashMap::new())).unwrap_or_default());
         Ok(Checkpoints {
@@ -232,8 +234,8 @@ impl Checkpoints {
             sent.state = parts.iter().map(|part| part.len).sum();
             let taken = taken.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
             let (version, format, history) = (VERSION, self.format.clone(), self.history.clone());
-            let job = job.id().to_owned();
-            let manifest = Manifest { version, job, format, generation, sequence, taken, history, parts, packs };
+            let (attempt, job) = (job.attempt(), job.id().to_owned());
+            let manifest = Manifest { version, job, format, generation, sequence, taken, attempt, history, parts, packs };
             self.commit(&manifest, &mut sent).await?;
             Result::<_>::Ok((manifest, sent))
         };
@@ -247,6 +249,7 @@ impl Checkpoints {
         older.into_iter().for_each(|object| self.garbage.add(object));
         self.known = Arc::new(Known::of(&manifest, self.known.absent().clone()));
         self.newest = Some(Arc::new(manifest));
+        self.place.job().progressed(self.place.job().attempt());
         Ok(sent)
     }
 

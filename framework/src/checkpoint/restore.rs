@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::claim::{Pauses, WITHIN, late};
 use super::manifest::{Chunk, Kind, Manifest, Part};
 use super::snapshot::Saved;
-use crate::error::{Context, Error, Fault, Result};
+use crate::error::{Classify, Context, Error, Fault, Result};
 use crate::store::{Key, Opened, Store, blocking};
 
 /// Objects that are read at once.
@@ -97,7 +97,7 @@ impl Place {
             }
             Place::File(file) => {
                 let file = Arc::clone(file);
-                blocking(move || Ok(file.write_all_at(&bytes, at)?)).await
+                blocking(move || file.write_all_at(&bytes, at).or_transient()).await
             }
         }
     }
@@ -108,13 +108,9 @@ async fn places(wanted: &[&Part], folder: &Path) -> Result<Vec<Place>> {
     for part in wanted {
         let place = match part.kind {
             Kind::Memory => {
-                let len = usize::try_from(part.len).map_err(|_| Error::failed("a part does not fit into memory"))?;
-                let mut bytes = BytesMut::new();
-                // Refused rather than aborted, where there is no such memory.
-                let room = Vec::<u8>::new().try_reserve_exact(len);
-                room.with_context(|| format!("part `{}` of {len} bytes", part.name))?;
-                bytes.resize(len, 0);
-                Place::Memory(bytes)
+                let len = part.len;
+                let room = blocking(move || memory(len)).await;
+                Place::Memory(room.with_context(|| format!("part `{}` of {len} bytes", part.name))?)
             }
             Kind::File | Kind::Grows => {
                 let path = folder.join(&part.name);
@@ -126,28 +122,36 @@ async fn places(wanted: &[&Part], folder: &Path) -> Result<Vec<Place>> {
     Ok(places)
 }
 
+/// Room for so many bytes; refused, and not aborted, where this node has none.
+fn memory(len: u64) -> Result<BytesMut> {
+    let len = usize::try_from(len).or_transient()?;
+    Vec::<u8>::new().try_reserve_exact(len).or_transient()?;
+    Ok(BytesMut::zeroed(len))
+}
+
 fn create(path: PathBuf) -> Result<File> {
     let make = || {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        File::create_new(&path)
+        File::create(&path)
     };
-    make().with_context(|| format!("making {}", path.display()))
+    // That this disk is full or broken is no fault of the job's.
+    make().or_transient().with_context(|| format!("making {}", path.display()))
 }
 
 fn visits(wanted: &[&Part]) -> Vec<Visit> {
-    let mut objects: BTreeMap<&str, HashMap<&str, (&Chunk, Vec<Target>)>> = BTreeMap::new();
+    let mut objects: BTreeMap<&str, HashMap<(&str, u64, u64), (&Chunk, Vec<Target>)>> = BTreeMap::new();
     for (index, part) in wanted.iter().enumerate() {
         let mut at = 0;
         for chunk in &part.chunks {
             let chunks = objects.entry(&chunk.object).or_default();
-            let (_, targets) = chunks.entry(&chunk.hash).or_insert((chunk, Vec::new()));
+            let (_, targets) = chunks.entry((&chunk.hash, chunk.at, chunk.len)).or_insert((chunk, Vec::new()));
             targets.push((index, at));
             at += chunk.len;
         }
     }
-    let visit = |(object, chunks): (&str, HashMap<&str, (&Chunk, Vec<Target>)>)| {
+    let visit = |(object, chunks): (&str, HashMap<_, (&Chunk, Vec<Target>)>)| {
         let chunks = chunks.into_values().map(|(chunk, targets)| (chunk.clone(), targets)).collect();
         Visit { object: object.to_owned(), chunks }
     };

@@ -20,6 +20,11 @@ use crate::telemetry::SaveMeter;
 /// After a save has failed, the first and the longest pause before another.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
+/// Saves in a row that fail for no passing reason, before the job fails with it.
+const HOPELESS: u32 = 3;
+/// As good as never.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
+
 /// The two ends of one job's saving. A cheap handle.
 #[derive(Clone)]
 pub(crate) struct Saves(Arc<Shared>);
@@ -42,16 +47,24 @@ struct State {
     due: Instant,
     waiting: Option<Taken>,
     /// Bytes of the snapshot that is being saved.
-    sending: Option<u64>,
+    sending: Option<(u64, Instant)>,
     /// When the newest durable state was taken; before the first, when the job began here.
     durable: Instant,
     saved: u64,
     /// Failures in a row, and the last.
-    failing: Option<(u32, Error)>,
+    failing: Option<Failing>,
     rate: f64,
     verdict: Option<Error>,
     /// The last save of all is asked for: nothing comes after it.
     last: bool,
+}
+
+/// Failures in a row.
+struct Failing {
+    count: u32,
+    /// When what could not be saved first was taken.
+    since: Instant,
+    last: Error,
 }
 
 /// A snapshot, and when it was taken.
@@ -79,7 +92,7 @@ impl Saves {
         let (now, age) = (Instant::now(), age_of_node());
         let interval = saving.start_interval().learn(checkpoints.history(), age);
         let state = State {
-            due: now + interval.next(age),
+            due: later(now, interval.next(age)),
             interval,
             waiting: None,
             sending: None,
@@ -100,10 +113,38 @@ impl Saves {
         }))
     }
 
-    /// Whether a snapshot should be taken now.
+    /// Whether a snapshot should be taken now. One that still waits makes way for it, so that there are never three.
     pub(crate) fn is_due(&self) -> bool {
-        let state = self.lock();
-        !state.last && Instant::now() >= state.due
+        let mut state = self.lock();
+        if state.last || Instant::now() < state.due {
+            return false;
+        }
+        let older = state.waiting.take();
+        drop(state);
+        if older.is_some() {
+            self.skipped();
+        }
+        true
+    }
+
+    fn skipped(&self) {
+        self.0.meter.skipped();
+        debug!(job = self.0.job, "a snapshot was not saved before the next was due: it is dropped");
+    }
+
+    /// What still waits is not wanted any more.
+    pub(crate) fn clear(&self) {
+        drop(self.lock().waiting.take());
+    }
+
+    /// The job must not go on here.
+    pub(crate) fn give_up(&self, why: Error) {
+        error!(job = self.0.job, error = %why, "nothing is saved any more");
+        let mut state = self.lock();
+        state.sending = None;
+        state.verdict.get_or_insert(why);
+        drop(state);
+        self.0.ended.notify_waiters();
     }
 
     /// A snapshot, for whose sake the device stood still for `blocked`.
@@ -111,14 +152,13 @@ impl Saves {
         let now = Instant::now();
         let mut state = self.lock();
         state.interval.cost_was(blocked);
-        state.due = now + state.interval.next(age_of_node());
+        state.due = later(now, state.interval.next(age_of_node()));
         let older = state.waiting.replace(Taken { snapshot, at: now, time: SystemTime::now() });
         self.show(&state);
         drop(state);
         self.0.meter.blocked(blocked);
         if older.is_some() {
-            self.0.meter.skipped();
-            debug!(job = self.0.job, "a snapshot was not saved before the next: it is dropped");
+            self.skipped();
         }
         self.0.came.notify_one();
     }
@@ -132,11 +172,15 @@ impl Saves {
     /// Why the job must not go on here.
     pub(crate) fn verdict(&self) -> Option<Error> {
         let mut state = self.lock();
-        if state.verdict.is_none() && (state.waiting.is_some() || state.sending.is_some() || state.failing.is_some()) {
+        let waits_since = match (&state.failing, &state.sending) {
+            (Some(failing), _) => Some(failing.since),
+            (None, Some((_, taken))) => Some(*taken),
+            (None, None) => None,
+        };
+        if let Some(since) = waits_since.filter(|_| state.verdict.is_none()) {
             let patience = self.0.oldest.max(state.interval.next(age_of_node()).saturating_mul(4));
-            let age = state.durable.elapsed();
-            if age > patience {
-                state.verdict = Some(self.judge(&state, age));
+            if since.elapsed() > patience {
+                state.verdict = Some(self.judge(&state, since.elapsed()));
             }
         }
         state.verdict.clone()
@@ -146,13 +190,12 @@ impl Saves {
     fn judge(&self, state: &State, age: Duration) -> Error {
         let (job, minutes) = (&self.0.job, age.as_secs() / 60);
         let verdict = match &state.failing {
-            Some((failures, why)) => Error::transient(format_args!(
-                "no state of job {job} could be saved for {minutes} minutes, {failures} times in a row: {why}"
+            Some(Failing { count, last, .. }) => Error::transient(format_args!(
+                "no state of job {job} could be saved for {minutes} minutes, {count} times in a row: {last}"
             )),
             None => Error::fatal(format_args!(
-                "this node's link cannot keep up: the newest durable state of job {job} is {minutes} minutes old, and a \
-                 newer one of {} bytes is still being sent",
-                state.sending.unwrap_or(0)
+                "this node's link cannot keep up: a state of job {job} of {} bytes has been under way for {minutes} minutes",
+                state.sending.map_or(0, |(bytes, _)| bytes)
             )),
         };
         error!(job, error = %verdict, "the job cannot go on here");
@@ -208,7 +251,11 @@ impl Saves {
                     self.saved(at, &sent);
                     debug!(job = self.0.job, bytes = sent.bytes, state = sent.state, took = ?sent.took, "state saved");
                     self.0.ended.notify_waiters();
-                    checkpoints.collect_garbage().await;
+                    tokio::select! {
+                        () = checkpoints.collect_garbage() => {}
+                        // What waits to be saved comes first; what is left is removed another time.
+                        () = self.0.came.notified() => self.0.came.notify_one(),
+                    }
                 }
                 Err(why) if why.find::<TakenOver>().is_some() => {
                     warn!(job = self.0.job, error = %why, "the job is somebody else's now");
@@ -219,7 +266,7 @@ impl Saves {
                     self.0.ended.notify_waiters();
                     return;
                 }
-                Err(why) => self.failed(why),
+                Err(why) => self.failed(at, why),
             }
         }
     }
@@ -227,7 +274,7 @@ impl Saves {
     fn take(&self) -> Option<(Taken, super::interval::History)> {
         let mut state = self.lock();
         let taken = state.waiting.take()?;
-        state.sending = Some(taken.snapshot.len());
+        state.sending = Some((taken.snapshot.len(), taken.at));
         let history = state.interval.history(age_of_node(), state.last);
         Some((taken, history))
     }
@@ -246,18 +293,24 @@ impl Saves {
     }
 
     /// The snapshot is gone with its try: another is asked for, after a pause that grows.
-    fn failed(&self, why: Error) {
+    fn failed(&self, at: Instant, why: Error) {
         let mut state = self.lock();
-        let failures = state.failing.as_ref().map_or(0, |(failures, _)| *failures) + 1;
+        let since = state.failing.as_ref().map_or(at, |failing| failing.since);
+        let failures = state.failing.as_ref().map_or(0, |failing| failing.count) + 1;
         warn!(job = self.0.job, failures, error = %why, "a state could not be saved; the one before stands");
         let pause = PAUSES.0.saturating_mul(1 << (failures - 1).min(8)).min(PAUSES.1);
         state.due = state.due.min(Instant::now() + pause);
         state.sending = None;
         // What the user's own snapshot is to blame for does not get better with time.
-        if why.fault() == Fault::Invalid {
+        let hopeless = match why.fault() {
+            Fault::Invalid | Fault::Fatal => true,
+            Fault::Failed => failures >= HOPELESS,
+            Fault::Transient => false,
+        };
+        if hopeless {
             state.verdict = Some(why.clone());
         }
-        state.failing = Some((failures, why));
+        state.failing = Some(Failing { count: failures, since, last: why });
         self.show(&state);
         drop(state);
         self.0.meter.failed();
@@ -265,12 +318,16 @@ impl Saves {
     }
 }
 
+fn later(now: Instant, wait: Duration) -> Instant {
+    now + wait.min(NEVER)
+}
+
 fn standing(state: &State) -> Standing {
     let waiting = state.waiting.as_ref().map_or(0, |taken| taken.snapshot.len());
     Standing {
         saved: state.saved,
         age: state.durable.elapsed(),
-        backlog: waiting + state.sending.unwrap_or(0),
+        backlog: waiting + state.sending.map_or(0, |(bytes, _)| bytes),
         rate: state.rate,
     }
 }

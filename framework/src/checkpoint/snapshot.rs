@@ -10,8 +10,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::Workplace;
+use super::manifest::check_name;
 use crate::error::{Context, Error, Result};
-use crate::store::Key;
 
 /// A state as it was at one moment: parts with names.
 ///
@@ -80,7 +80,7 @@ impl Snapshot {
     pub(crate) fn taken(mut self, place: &Workplace) -> Result<Self> {
         let mut names = BTreeSet::new();
         for (name, part) in &mut self.parts {
-            Key::new(&**name).context("a part of a snapshot")?;
+            check_name(name).context("a part of a snapshot")?;
             if !names.insert(name.clone()) {
                 return Err(Error::invalid(format_args!("a snapshot has two parts `{name}`")));
             }

@@ -73,6 +73,7 @@ impl<S: Stepper> Plan<S> {
             suspects: HashMap::new(),
             guilty: Vec::new(),
             turn: 0,
+            ask_at: None,
             plan: self,
         }))
     }
@@ -105,6 +106,8 @@ struct Steps<S: Stepper> {
     guilty: Vec<String>,
     /// Which group was stepped last.
     turn: usize,
+    /// When those who were put off are asked for again, if nobody is seated.
+    ask_at: Option<Instant>,
 }
 
 /// A job and its state.
@@ -116,6 +119,8 @@ struct Seated<S: Stepper> {
     began: Instant,
     worked: Duration,
     steps: u64,
+    /// How many there were at the last snapshot.
+    saved: u64,
 }
 
 impl<S: Stepper> Seated<S> {
@@ -138,12 +143,11 @@ impl<S: Stepper> Engine for Steps<S> {
         if self.seated.is_empty() && self.waiting.is_empty() {
             return Next::Empty;
         }
-        // Nobody is seated, and those who wait were put off in the last turn.
-        if self.seated.is_empty() && self.turn == usize::MAX {
-            self.turn = 0;
-            return Next::Ask(now + ASK_AGAIN);
+        match self.ask_at {
+            // Nobody is seated, and those who wait were put off.
+            Some(at) if self.seated.is_empty() && now < at => Next::Ask(at),
+            _ => Next::Run,
         }
-        Next::Run
     }
 
     fn run(&mut self) -> Result<Duration> {
@@ -151,8 +155,8 @@ impl<S: Stepper> Engine for Steps<S> {
         self.let_go()?;
         self.let_in()?;
         let group = self.next_group();
+        self.ask_at = group.is_empty().then(|| Instant::now() + ASK_AGAIN);
         if group.is_empty() {
-            self.turn = if self.waiting.is_empty() { 0 } else { usize::MAX };
             return Ok(begun.elapsed());
         }
         self.step(&group)?;
@@ -256,7 +260,7 @@ impl<S: Stepper> Steps<S> {
         match state {
             Ok(state) => {
                 let worked = began.elapsed();
-                self.seated.push(Seated { state, saves, waiter, place, began, worked, steps: 0 });
+                self.seated.push(Seated { state, saves, waiter, place, began, worked, steps: 0, saved: 0 });
             }
             Err(failure) => self.blame(waiter, failure)?,
         }
@@ -381,7 +385,9 @@ impl<S: Stepper> Steps<S> {
         let Seated { state, place, .. } = &mut self.seated[index];
         let snapshot = fence(|| stepper.save(state)?.taken(place))?;
         let blocked = started.elapsed();
-        self.seated[index].worked += blocked;
+        let seated = &mut self.seated[index];
+        seated.worked += blocked;
+        seated.saved = seated.steps;
         Ok((snapshot, blocked))
     }
 
@@ -403,11 +409,15 @@ impl<S: Stepper> Steps<S> {
         let why = survived.as_ref().unwrap_or_else(|fatal| fatal);
         for seated in failed {
             if self.suspects.len() < MOST_SUSPECTS {
-                self.suspects.insert(seated.job().id().to_owned(), seated.steps);
+                self.suspects.insert(seated.job().id().to_owned(), seated.steps - seated.saved);
             }
-            let why = match alone {
+            // Of several, nobody knows whose fault it was.
+            let why = match alone || why.fault() == Fault::Fatal {
                 true => why.clone().context(format_args!("step {} here", seated.steps)),
-                false => why.clone().context(format_args!("a step of {} jobs together", group.len())),
+                false => {
+                    let together = why.clone().context(format_args!("a step of {} jobs together", group.len()));
+                    together.with_fault(Fault::Transient)
+                }
             };
             seated.waiter.fail(why, &self.plan.answers);
         }
@@ -424,6 +434,10 @@ impl<S: Stepper> Steps<S> {
 
     /// Fails one job with what went wrong with it alone.
     fn blame(&mut self, waiter: StepWaiter<S>, failure: Failure) -> Result<()> {
+        let id = waiter.caller.job.id();
+        if matches!(failure, Failure::Panic(_)) && !self.guilty.iter().any(|guilty| guilty == id) {
+            self.guilty.push(id.to_owned());
+        }
         let survived = self.survive(failure);
         let why = survived.as_ref().unwrap_or_else(|fatal| fatal);
         waiter.fail(why.clone(), &self.plan.answers);

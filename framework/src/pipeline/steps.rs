@@ -3,9 +3,11 @@
 //! The device thread does the stepping and takes the snapshots ([`gpu::steps`](crate::gpu::steps)); all that goes over
 //! the network is done here, by the job's own task and one beside it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use smallvec::smallvec;
 use tokio::task::JoinHandle;
 
@@ -17,11 +19,13 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::steps::{Ending, Start};
 use crate::job::Job;
+use crate::pool::panic::panicked;
 use crate::pool::places::Places;
 use crate::stepper::Stepper;
 
-/// How long a job that is to go to another worker may take to save its last state: a little less than it is given.
-const FLUSH_WITHIN: Duration = Duration::from_secs(55);
+/// How long a job that is to go to another worker may take at most to save its last state. Most often its worker has
+/// less patience: the grace of a drain, or a minute where the source lets nobody hold the job for longer.
+const FLUSH_WITHIN: Duration = Duration::from_secs(3600);
 
 pub(crate) struct GpuSteps<S: Stepper> {
     next: Next<S::Output>,
@@ -63,10 +67,20 @@ impl<S: Stepper> GpuSteps<S> {
         let saves = Saves::new(saving, &checkpoints);
         place.set_saves(&saves);
         job.keeps_progress();
-        let _saver = EndsWithIt(tokio::spawn(saves.clone().run(checkpoints)));
+        let saver = AssertUnwindSafe(saves.clone().run(checkpoints)).catch_unwind();
+        let given_up = saves.clone();
+        let task = tokio::spawn(async move {
+            if let Err(payload) = saver.await {
+                given_up.give_up(panicked(&*payload).context("saving a state"));
+            }
+        });
+        let _saver = EndsWithIt(task, saves.clone());
         let start = Start { spec, place, saved, saves: Some(saves.clone()) };
         match self.step(job, start, since).await? {
-            Ending::Done(output) => Ok(output),
+            Ending::Done(output) => {
+                job.keeps_no_progress();
+                Ok(output)
+            }
             Ending::Left(steps) => {
                 saves.flush(FLUSH_WITHIN).await;
                 Err(Error::transient(format_args!("handed over after {steps} steps here")))
@@ -93,11 +107,12 @@ impl<S: Stepper> Rest<S::Spec> for GpuSteps<S> {
     }
 }
 
-/// A task that ends when nobody holds this any more.
-struct EndsWithIt(JoinHandle<()>);
+/// A task that ends, and forgets what it still had to save, when nobody holds this any more.
+struct EndsWithIt(JoinHandle<()>, Saves);
 
 impl Drop for EndsWithIt {
     fn drop(&mut self) {
         self.0.abort();
+        self.1.clear();
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::error::{Context, Error, Result};
 
 const PREFIX: &str = "forebay-";
-const LOCK: &str = ".lock";
+pub(crate) const LOCK: &str = ".lock";
 /// How often it is tried to remove a folder.
 const TRIES: usize = 10;
 

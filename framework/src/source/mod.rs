@@ -132,6 +132,10 @@ pub trait Receipt: Send + Sync + 'static {
     /// called again. Any other error is tried again.
     fn settle<'a>(&'a self, verdict: &'a Verdict) -> BoxFuture<'a, Result<()>>;
 
+    /// Another worker has taken the job over, as far as its saved states tell: it is not settled, and nothing more is asked
+    /// or told about it.
+    fn overtaken(&self) {}
+
     /// The worker has taken the job on. With `call_off` the source can end it at once, and need not wait to be asked
     /// for an extension.
     fn begun(&self, _call_off: &CallOff) {}

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::{Delivery, Extended, Receipt, Source};
-use crate::checkpoint::{Saving, TakenOver};
+use crate::checkpoint::Saving;
 use crate::config::JobConfig;
 use crate::error::{Context, Result};
 use crate::job::Meta;
@@ -35,6 +35,8 @@ use crate::verdict::Verdict;
 
 /// The longest input, in bytes: it names large things, and does not hold them.
 const LONGEST_INPUT: u64 = 16 << 20;
+/// After its end could not be told, how long it is before the job is run again.
+const TOLD_AGAIN: Duration = Duration::from_secs(30);
 /// Nobody else waits for the job, so its lease is as long as it is extended.
 const LEASE: Duration = Duration::from_secs(3600);
 
@@ -220,7 +222,29 @@ impl Ticket {
     }
 }
 
+impl Drop for Ticket {
+    /// What could not be told is not done: the job goes on from its last state, and is told again.
+    fn drop(&mut self) {
+        let at_work = |stands: &mut Stands| {
+            let left = *stands == Stands::AtWork;
+            if left {
+                *stands = Stands::Again(Instant::now() + TOLD_AGAIN);
+            }
+            left
+        };
+        if self.tell.send_if_modified(at_work) {
+            warn!(job = self.id, again = ?TOLD_AGAIN, "the job's end could not be told: it is run again");
+        }
+    }
+}
+
 impl Receipt for Ticket {
+    /// To take the job back would only take turns with whoever has it.
+    fn overtaken(&self) {
+        warn!(job = self.id, "this worker leaves the job to the one that came after it");
+        self.tell.send_replace(Stands::Ended);
+    }
+
     fn extend(&self, by: Duration) -> BoxFuture<'_, Result<Extended>> {
         Box::pin(async move { Ok(Extended::Until(Instant::now() + by)) })
     }
@@ -232,12 +256,6 @@ impl Receipt for Ticket {
                 Verdict::Reject { why } => {
                     let said = json!({ "job": self.id, "fault": why.fault().as_str(), "error": why.to_string() });
                     self.create(&self.error, said.to_string().into()).await
-                }
-                // The newer worker has the job: to take it back would only take turns.
-                Verdict::Retry { why: Some(why), .. } if why.find::<TakenOver>().is_some() => {
-                    warn!(job = self.id, error = %why, "this worker leaves the job to the one that came after it");
-                    self.tell.send_replace(Stands::Ended);
-                    Ok(())
                 }
                 Verdict::Retry { after, .. } => {
                     self.tell.send_replace(Stands::Again(Instant::now() + *after));
@@ -329,7 +347,7 @@ mod tests {
         };
         let pipeline = Pipeline::new().io("work", 1, work);
         let report = Worker::new(pipeline).source(single(&places)).run_once().await.unwrap();
-        assert_eq!((report.done, report.retried), (0, 1), "it ends, and is not run again here");
+        assert_eq!((report.done, report.retried, report.lost), (0, 0, 1), "it ends, and is not run again here");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -89,6 +89,11 @@ impl Run {
         }
     }
 
+    /// What was asked for.
+    pub fn simulation(&self) -> &Simulation {
+        &self.simulation
+    }
+
     /// Whether all steps were made.
     pub fn done(&self) -> bool {
         self.system.step() >= self.simulation.total()

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use forebay::checkpoint::{Saved, Snapshot, Workplace};
-use forebay::{Progress, Result, Stepper};
+use forebay::{Error, Progress, Result, Stepper};
 
 use super::run::{of_bytes, to_bytes};
 use super::{Frozen, Run, Simulation, Summary, TRAJECTORY};
 
+/// The part that says what was asked for.
+const SIMULATION: &str = "simulation.json";
 /// How long a step of all states together takes, if no single step of time takes longer.
 const STEP: Duration = Duration::from_millis(200);
 
@@ -86,7 +88,8 @@ impl Stepper for Dynamics {
             .later("positions", bytes(positions))
             .later("velocities", bytes(velocities))
             .later("reference", move || Ok(to_bytes(reference.iter().map(|value| value.to_bits()))))
-            .bytes("records", to_bytes(records));
+            .bytes("records", to_bytes(records))
+            .bytes(SIMULATION, serde_json::to_vec(state.run.simulation())?);
         Ok(match state.run.trajectory() {
             Some(_) => snapshot.grows(TRAJECTORY),
             None => snapshot,
@@ -94,6 +97,13 @@ impl Stepper for Dynamics {
     }
 
     fn restore(&mut self, simulation: &Simulation, place: &Workplace, saved: Saved) -> Result<Placed> {
+        let asked: Simulation = serde_json::from_slice(&saved.bytes(SIMULATION)?)?;
+        if asked != *simulation {
+            return Err(Error::failed(format_args!(
+                "the saved state is of another simulation than the job asks for now; remove the state to begin anew. \
+                 It was {asked:?}, and is {simulation:?}"
+            )));
+        }
         let numbers = |name: &str| of_bytes(name, &saved.bytes(name)?);
         let values =
             |name: &str| Ok::<Vec<f64>, forebay::Error>(numbers(name)?.into_iter().map(f64::from_bits).collect());

@@ -68,3 +68,37 @@ async fn a_file_of_which_a_part_is_elsewhere_must_not_be_cut() {
     last.restore().await.unwrap();
     assert_eq!(read(&last, "log").len(), 200, "the last whole state stands");
 }
+
+#[tokio::test]
+async fn what_is_in_two_objects_is_counted_in_both() {
+    let store = memory();
+    let mut checkpoints = opened(&store).await.unwrap();
+    checkpoints.sizes = Sizes::default();
+    // The log grows by the same few bytes each time, and a file of its own kind changes altogether.
+    for save in 0..12 {
+        append(&checkpoints, "log", b".\n");
+        checkpoints.save(Snapshot::new().bytes("x", noise(save, 300)).grows("log")).await.unwrap();
+        checkpoints.collect_garbage().await;
+        whole(&store).await.unwrap();
+    }
+    let mut next = opened(&store).await.unwrap();
+    next.restore().await.unwrap().unwrap();
+    assert_eq!(read(&next, "log"), b".\n".repeat(12));
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_wanted_stays_whatever_later_snapshots_say() {
+    let store = memory();
+    let mut first = opened(&store).await.unwrap();
+    write(&first, "log", &noise(1, 100));
+    first.save(Snapshot::new().grows("log")).await.unwrap();
+    let mut next = opened(&store).await.unwrap();
+    next.restore_parts(|_| false).await.unwrap();
+    // Nothing has come yet, so it is not mentioned; then something has.
+    next.save(Snapshot::new().bytes("x", "1")).await.unwrap();
+    write(&next, "log", &noise(2, 50));
+    next.save(Snapshot::new().bytes("x", "2").grows("log")).await.unwrap();
+    let mut last = opened(&store).await.unwrap();
+    last.restore().await.unwrap();
+    assert_eq!(read(&last, "log"), [noise(1, 100), noise(2, 50)].concat());
+}

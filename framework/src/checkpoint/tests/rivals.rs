@@ -84,7 +84,7 @@ impl Around for Seen {
         Box::pin(async move {
             match what {
                 What::Put { .. } if key.ends_with("/head") => self.world.check_head().await,
-                What::Delete => drop(whole(&self.world.store).await),
+                What::Delete => self.world.check_whole().await,
                 _ => {}
             }
             self.world.turns.mine(self.me).await;
@@ -94,6 +94,19 @@ impl Around for Seen {
 }
 
 impl World {
+    /// What the head needs is there. A head that moves meanwhile needs something else: then it is looked at anew.
+    async fn check_whole(&self) {
+        let key = state_key().join("head").unwrap();
+        loop {
+            let head = self.store.get(&key).await.unwrap().unwrap();
+            let missing = missing(&self.store, &head.bytes).await;
+            let now = self.store.get(&key).await.unwrap().unwrap();
+            if now.meta.version == head.meta.version {
+                return assert!(missing.is_none(), "{missing:?} is needed and has gone");
+            }
+        }
+    }
+
     async fn check_head(&self) {
         let head = self.store.get(&state_key().join("head").unwrap()).await.unwrap().unwrap();
         let head: claim::Head = serde_json::from_slice(&head.bytes).unwrap();
@@ -102,6 +115,20 @@ impl World {
         assert!(now.0 >= newest.0 && now.1 >= newest.1, "the head went back from {newest:?} to {now:?}");
         *newest = now;
     }
+}
+
+/// The first object that a head needs and that is not there.
+async fn missing(store: &Arc<dyn Store>, head: &[u8]) -> Option<Key> {
+    let head: claim::Head = serde_json::from_slice(head).unwrap();
+    let manifest_key = state_key().join(&head.state?.object).unwrap();
+    let Some(found) = store.get(&manifest_key).await.unwrap() else { return Some(manifest_key) };
+    for object in Manifest::parse(&found.bytes).unwrap().objects() {
+        let key = state_key().join(object).unwrap();
+        if store.head(&key).await.unwrap().is_none() {
+            return Some(key);
+        }
+    }
+    None
 }
 
 /// A worker: takes over, goes on from what it finds, saves, and begins again as another when it was taken over.

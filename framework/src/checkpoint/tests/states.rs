@@ -135,7 +135,7 @@ async fn parts_that_are_not_wanted_stay_where_they_are() {
 
 #[tokio::test]
 async fn a_store_without_conditions_keeps_states_too() {
-    struct Weak(Memory);
+    struct Weak(Arc<Memory>);
     impl Store for Weak {
         fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Object>>> {
             self.0.get(key)
@@ -160,7 +160,8 @@ async fn a_store_without_conditions_keeps_states_too() {
             Conditional::None
         }
     }
-    let store: Arc<dyn Store> = Arc::new(Weak(Memory::new()));
+    let inner = Arc::new(Memory::new());
+    let store: Arc<dyn Store> = Arc::new(Weak(inner.clone()));
     let mut first = opened(&store).await.unwrap();
     first.save(Snapshot::new().bytes("x", "1")).await.unwrap();
     let mut second = opened(&store).await.unwrap();
@@ -171,6 +172,15 @@ async fn a_store_without_conditions_keeps_states_too() {
     second.collect_garbage().await;
     let mut third = opened(&store).await.unwrap();
     assert_eq!(third.restore().await.unwrap().unwrap().bytes("x").unwrap(), "2");
+    // The same store, as a worker sees it that finds conditional writes there; and back again.
+    let strong: Arc<dyn Store> = inner;
+    let mut fourth = opened(&strong).await.unwrap();
+    assert_eq!(fourth.restore().await.unwrap().unwrap().bytes("x").unwrap(), "2");
+    fourth.save(Snapshot::new().bytes("x", "4")).await.unwrap();
+    let refused = third.save(Snapshot::new().bytes("x", "zombie")).await.unwrap_err();
+    assert!(refused.find::<TakenOver>().is_some(), "{refused}");
+    let mut fifth = opened(&store).await.unwrap();
+    assert_eq!(fifth.restore().await.unwrap().unwrap().bytes("x").unwrap(), "4");
 }
 
 /// One save of a job: what its parts hold, and whether another worker does it.

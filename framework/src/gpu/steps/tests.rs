@@ -168,18 +168,21 @@ impl Model for Echo {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_model_of_the_device_has_its_turns() {
     let book: Arc<Book> = Arc::default();
-    let count = book.clone();
+    let (count, answered) = (book.clone(), Arc::new(AtomicUsize::new(0)));
+    let answers = answered.clone();
     let pipeline = Pipeline::new()
         .gpu("echo", Batching::items(1), || Ok(Echo))
+        .cpu("answered", 1, move |_, x| {
+            answers.fetch_add(1, SeqCst);
+            Ok(x)
+        })
         .gpu_steps("count", Stepping::jobs(1), move || Ok(Counter(count.clone())));
     let running = Arc::new(pipeline.start().await.unwrap());
     let endless = call(&running, &Job::new("endless"), u32::MAX);
     until("it is stepped", || !book.groups.lock().unwrap().is_empty()).await;
-    // In the second stage there is no room; the first has answered as soon as the job is at the second's door.
-    let job = Job::new("other");
-    let other = call(&running, &job, 3);
-    let steps = book.groups.lock().unwrap().len();
-    until("steps go on", || book.groups.lock().unwrap().len() > steps + 10).await;
+    let other = call(&running, &Job::new("other"), 3);
+    until("the echo answers between steps", || answered.load(SeqCst) == 2).await;
+    assert!(!endless.is_finished());
     endless.abort();
     assert_eq!(other.await.unwrap().unwrap(), 3);
 }
@@ -198,8 +201,10 @@ async fn a_step_that_fails_takes_its_jobs_and_each_comes_back_alone() {
     let mut failed = 0;
     for called in first {
         if let Err(why) = called.await.unwrap() {
-            assert_eq!(why.fault(), Fault::Failed);
-            assert!(why.to_string().starts_with("stage `count`: a step"), "{why}");
+            // Of several jobs none is blamed.
+            let together = why.to_string().contains("jobs together");
+            assert_eq!(why.fault(), if together { Fault::Transient } else { Fault::Failed }, "{why}");
+            assert!(why.to_string().starts_with("stage `count`: "), "{why}");
             failed += 1;
         }
     }
