@@ -102,7 +102,17 @@ fn a_worker_that_was_stopped_leaves_the_job_to_its_successor() {
     folder.taken(1);
     signal(&zombie, "STOP");
     let mut successor = folder.start();
-    folder.taken(2);
+    let begun = Instant::now();
+    while folder.log().matches("generation=").count() < 2 {
+        assert!(begun.elapsed() < PATIENCE, "{}", folder.log());
+        std::thread::sleep(Duration::from_millis(5));
+        // It may have been stopped while it held a lock of the folder, as no node of another machine could.
+        if begun.elapsed().as_millis() % 3000 < 5 {
+            signal(&zombie, "CONT");
+            std::thread::sleep(Duration::from_millis(1)); // it goes on a little, to stop elsewhere
+            signal(&zombie, "STOP");
+        }
+    }
     signal(&zombie, "CONT");
     for worker in [&mut successor, &mut zombie] {
         assert!(worker.wait().expect("it ends").success(), "{}", folder.log());

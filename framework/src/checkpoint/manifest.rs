@@ -128,7 +128,8 @@ impl Part {
             if !chunk.object.starts_with("data/") || Key::new(&*chunk.object).is_err() {
                 return Err(broken("names an object that cannot be"));
             }
-            if chunk.len > LONGEST_CHUNK || chunk.stored > LONGEST_CHUNK || chunk.at.checked_add(chunk.stored).is_none() {
+            if chunk.len > LONGEST_CHUNK || chunk.stored > LONGEST_CHUNK || chunk.at.checked_add(chunk.stored).is_none()
+            {
                 return Err(broken("has a chunk that is too long"));
             }
             len = len.saturating_add(chunk.len);

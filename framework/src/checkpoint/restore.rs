@@ -140,8 +140,11 @@ fn create(path: PathBuf) -> Result<File> {
     make().or_transient().with_context(|| format!("making {}", path.display()))
 }
 
+/// The chunks that are wanted of one object, by what they are and where they are in it.
+type Wanted<'a> = HashMap<(&'a str, u64, u64), (&'a Chunk, Vec<Target>)>;
+
 fn visits(wanted: &[&Part]) -> Vec<Visit> {
-    let mut objects: BTreeMap<&str, HashMap<(&str, u64, u64), (&Chunk, Vec<Target>)>> = BTreeMap::new();
+    let mut objects: BTreeMap<&str, Wanted> = BTreeMap::new();
     for (index, part) in wanted.iter().enumerate() {
         let mut at = 0;
         for chunk in &part.chunks {
@@ -151,7 +154,7 @@ fn visits(wanted: &[&Part]) -> Vec<Visit> {
             at += chunk.len;
         }
     }
-    let visit = |(object, chunks): (&str, HashMap<_, (&Chunk, Vec<Target>)>)| {
+    let visit = |(object, chunks): (&str, Wanted)| {
         let chunks = chunks.into_values().map(|(chunk, targets)| (chunk.clone(), targets)).collect();
         Visit { object: object.to_owned(), chunks }
     };
@@ -238,11 +241,7 @@ async fn fetch(store: &Arc<dyn Store>, key: &Key, visit: Visit) -> Result<Vec<(B
 fn unpack(chunk: &Chunk, bytes: &Bytes, start: u64) -> Result<Bytes> {
     let at = (chunk.at - start) as usize;
     let stored = bytes.slice(at..at + chunk.stored as usize);
-    let plain = if chunk.lz4 {
-        Bytes::from(lz4_flex::block::decompress(&stored, chunk.len as usize)?)
-    } else {
-        stored
-    };
+    let plain = if chunk.lz4 { Bytes::from(lz4_flex::block::decompress(&stored, chunk.len as usize)?) } else { stored };
     if plain.len() as u64 != chunk.len || blake3::hash(&plain).to_hex().as_str() != chunk.hash {
         return Err(Error::failed("its bytes are not those that were saved"));
     }

@@ -31,11 +31,14 @@ static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 #[derive(Clone)]
 pub struct Saving {
     pub(crate) store: Arc<dyn Store>,
-    place: Arc<dyn Fn(&Job) -> Result<Key> + Send + Sync>,
+    place: Arc<Placing>,
     interval: Interval,
     pub(crate) oldest: Duration,
     scratch: Option<PathBuf>,
 }
+
+/// Below which key a job's states are.
+type Placing = dyn Fn(&Job) -> Result<Key> + Send + Sync;
 
 impl Saving {
     /// States go to `jobs/<job>/state/` in this store, as often as pays: see [`Interval`].

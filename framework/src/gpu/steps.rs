@@ -15,7 +15,7 @@ use tracing::{debug_span, warn};
 use super::batcher::{Next, Request};
 use super::engine::{Engine, Loader};
 use super::inbox::Inbox;
-use super::{Answers, Call, Waiter};
+use super::{Answers, Call, Gpu, Waiter};
 use crate::checkpoint::saver::Saves;
 use crate::checkpoint::{Saved, Snapshot, Workplace};
 use crate::error::{Error, Fault, Result};
@@ -44,6 +44,9 @@ pub(crate) enum Ending<O> {
     /// It was told to stop; after so many steps, with its last snapshot on its way.
     Left(u64),
 }
+
+/// The way into a stepper's queue.
+pub(crate) type GpuOfSteps<S> = Gpu<Start<<S as Stepper>::Spec>, Ending<<S as Stepper>::Output>>;
 
 type StepWaiter<S> = Waiter<Ending<<S as Stepper>::Output>>;
 type StepCall<S> = Call<Start<<S as Stepper>::Spec>, Ending<<S as Stepper>::Output>>;

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::engine::Plan;
 use crate::gpu::inbox::Inbox;
-use crate::gpu::steps::{self, Ending, Start};
+use crate::gpu::steps::{self, GpuOfSteps};
 use crate::gpu::thread::{self, Device};
 use crate::job::Job;
 use crate::model::Model;
@@ -101,7 +101,7 @@ impl Starter {
         stage: &Stage,
         meter: StageMeter,
         load: Arc<impl Fn() -> Result<S> + Send + Sync + 'static>,
-    ) -> Result<Gpu<Start<S::Spec>, Ending<S::Output>>> {
+    ) -> Result<GpuOfSteps<S>> {
         let Kind::Steps { stepping } = &stage.kind else {
             return Err(Error::fatal("a stage of steps was described as another kind"));
         };

@@ -16,8 +16,7 @@ use super::{Handover, Rest, Stage, Starter, Step};
 use crate::checkpoint::saver::Saves;
 use crate::checkpoint::{Checkpoints, Saving, Workplace};
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
-use crate::gpu::steps::{Ending, Start};
+use crate::gpu::steps::{Ending, GpuOfSteps, Start};
 use crate::job::Job;
 use crate::pool::panic::panicked;
 use crate::pool::places::Places;
@@ -30,7 +29,7 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(3600);
 pub(crate) struct GpuSteps<S: Stepper> {
     next: Next<S::Output>,
     label: Label,
-    gpu: Gpu<Start<S::Spec>, Ending<S::Output>>,
+    gpu: GpuOfSteps<S>,
     seats: Arc<Places>,
     saving: Option<Saving>,
 }

@@ -226,9 +226,9 @@ impl Places {
 
     /// The store of a reference to a folder of a bucket, and the folder's key.
     pub(crate) fn folder_key(&self, reference: &Reference) -> Result<(Arc<dyn Store>, Key)> {
-        let found = self.prefix(reference).and_then(|(transfers, prefix)| {
-            Ok((transfers.store().clone(), Key::new(prefix.trim_end_matches('/'))?))
-        });
+        let found = self
+            .prefix(reference)
+            .and_then(|(transfers, prefix)| Ok((transfers.store().clone(), Key::new(prefix.trim_end_matches('/'))?)));
         found.context(reference)
     }
 

@@ -99,11 +99,8 @@ impl Single {
     pub fn from_env(places: &Places) -> Result<Self> {
         let JobConfig { id, input, state, output, idle } = JobConfig::from_env()?;
         let reference = |name: &str, text: String| Reference::new(text).context(name.to_owned());
-        let mut job = Single::new(
-            places,
-            reference("FOREBAY_JOB_INPUT", input)?,
-            reference("FOREBAY_JOB_OUTPUT", output)?,
-        );
+        let mut job =
+            Single::new(places, reference("FOREBAY_JOB_INPUT", input)?, reference("FOREBAY_JOB_OUTPUT", output)?);
         if let Some(state) = state {
             job = job.state(reference("FOREBAY_JOB_STATE", state)?);
         }
@@ -160,8 +157,7 @@ impl Single {
         self.attempt += 1;
         self.tell.send_replace(Stands::AtWork);
         let error = self.error()?;
-        let (places, id, output, tell) =
-            (self.places.clone(), self.id.clone(), self.output.clone(), self.tell.clone());
+        let (places, id, output, tell) = (self.places.clone(), self.id.clone(), self.output.clone(), self.tell.clone());
         let receipt = Arc::new(Ticket { places, id: id.clone(), output, error, tell });
         let (attempt, until) = (self.attempt, Instant::now() + LEASE);
         Ok(vec![Delivery { id, attempt, payload, until, meta: Meta::default(), receipt }])

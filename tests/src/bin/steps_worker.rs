@@ -1,5 +1,5 @@
 //! A worker with jobs of many steps, to be killed and stopped: `steps_worker IN OUT STATES`. Its result for a file is
-//! [`forebay_tests::walked`].
+//! [`forebay_tests::walked`]. It saves every FOREBAY_EVERY milliseconds (20).
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -63,7 +63,8 @@ fn worker(folders: &[PathBuf]) -> Result<Worker> {
     let [inbox, outbox, states] = folders else {
         return Err(forebay::Error::invalid("usage: steps_worker IN OUT STATES"));
     };
-    let saving = Saving::to(store::Folder::open(states)?).every(Duration::from_millis(20));
+    let every = std::env::var("FOREBAY_EVERY").ok().map_or(Ok(20), |every| every.parse())?;
+    let saving = Saving::to(store::Folder::open(states)?).every(Duration::from_millis(every));
     let pipeline = Pipeline::new().gpu_steps("walk", Stepping::jobs(2).saving(saving), || Ok(Walker));
     let source = Folder::open(inbox, outbox)?.once().lease(Duration::from_millis(700));
     Ok(Worker::bytes(pipeline).source(source).in_flight(2))
