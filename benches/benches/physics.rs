@@ -36,10 +36,10 @@ fn main() -> Result<()> {
     let share = set.map(|text| text.parse::<f64>().or_invalid()).transpose().context("FOREBAY_PHYSICS_SHARE")?;
     let steps = |steps: f64| (steps * share.unwrap_or(1.0)).max(500.0) as u64;
     let conserved = conserved(steps(100_000.0))?;
-    let structure = [structure(&REATTO, steps(30_000.0))?, structure(&VERLET, steps(30_000.0))?];
+    let structure = [structure(&REATTO, steps(20_000.0))?, structure(&VERLET, steps(20_000.0))?];
     let mut states = Vec::new();
     for point in NIST {
-        states.push(state("NIST", point, steps(40_000.0))?);
+        states.push(state("NIST", point, steps(20_000.0))?);
     }
     for (density, temperature) in [(0.05, 1.2), (0.5, 2.0)] {
         states.push(state("Johnson", johnson(density, temperature), steps(20_000.0))?);
