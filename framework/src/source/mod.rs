@@ -22,6 +22,7 @@ pub mod folder;
 pub mod http;
 pub mod memory;
 pub(crate) mod notice;
+pub mod single;
 #[cfg(feature = "sqs")]
 pub mod sqs;
 pub(crate) mod told;
