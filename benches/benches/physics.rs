@@ -14,7 +14,8 @@
 //! 5. Steps a second for 500 and 4,000 atoms, on the threads that rayon has here.
 //!
 //! The atoms move by a potential that ends smoothly; what is compared is what the uncut potential gives for the same
-//! positions, with corrections for what is beyond the cutoff. `FOREBAY_PHYSICS_SHARE` makes all runs shorter.
+//! positions, with corrections for what is beyond the cutoff. It takes ten minutes of one core; `FOREBAY_PHYSICS_SHARE`
+//! makes all runs shorter.
 
 use std::f64::consts::PI;
 use std::path::Path;
