@@ -215,7 +215,7 @@ impl Places {
     pub(crate) async fn exists(&self, reference: &Reference) -> Result<bool> {
         let look = async {
             match self.find(reference)? {
-                Place::Object(transfers, key) => Ok(within(transfers.store().head(key)).await?.is_some()),
+                Place::Object(transfers, key) => Ok::<_, Error>(within(transfers.store().head(key)).await?.is_some()),
                 Place::File(local) => Ok(local.len().await?.is_some()),
                 #[cfg(feature = "https")]
                 Place::Url(_) => Err(Error::invalid("a URL cannot be looked at without reading it")),
