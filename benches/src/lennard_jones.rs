@@ -139,6 +139,7 @@ pub const VERLET: Distribution = Distribution {
 };
 
 /// Parameters of [`johnson`], by the article's numbers from 1.
+#[allow(clippy::excessive_precision, reason = "as it was published")]
 const X: [f64; 32] = [
     0.8623085097507421,
     2.976218765822098,

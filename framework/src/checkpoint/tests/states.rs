@@ -78,7 +78,7 @@ async fn small_files_share_objects_and_are_sent_again_once_most_of_those_is_usel
     let small = |seed: u64| Snapshot { parts: (0..1000).map(|n| (format!("f/{n}"), part(seed, n))).collect() };
     fn part(seed: u64, n: u64) -> snapshot::Part {
         // Nine of ten change from save to save.
-        let seed = if n % 10 == 0 { 0 } else { seed };
+        let seed = if n.is_multiple_of(10) { 0 } else { seed };
         snapshot::Part::Bytes(noise(seed * 10_000 + n, 1000).into())
     }
     assert_eq!(checkpoints.save(small(1)).await.unwrap().objects, 2, "a pack and a manifest");
