@@ -54,13 +54,13 @@ use crate::model::Admit;
 ///     }
 ///
 ///     fn save(&mut self, sum: &mut Sum) -> Result<Snapshot> {
-///         Ok(Snapshot::new().bytes("sum", [sum.next.to_le_bytes(), sum.sum.to_le_bytes()].concat()))
+///         Ok(Snapshot::new().bytes("sum", format!("{} {}", sum.next, sum.sum)))
 ///     }
 ///
 ///     fn restore(&mut self, until: &u64, _: &Workplace, saved: Saved) -> Result<Sum> {
-///         let bytes = saved.bytes("sum")?;
-///         let number = |at: usize| Ok(u64::from_le_bytes(bytes[at..at + 8].try_into()?));
-///         Result::<Sum>::Ok(Sum { next: number(0)?, until: *until, sum: number(8)? })
+///         let text = String::from_utf8(saved.bytes("sum")?.to_vec())?;
+///         let (next, sum) = text.split_once(' ').unwrap_or_default();
+///         Ok(Sum { next: next.parse()?, until: *until, sum: sum.parse()? })
 ///     }
 /// }
 ///
@@ -107,7 +107,8 @@ pub trait Stepper: 'static {
         Err(Error::failed("this stepper has no `save`, so its stage must not say `saving`"))
     }
 
-    /// The state that was saved. `spec` is what the job asks for now, which most often is what it asked for then.
+    /// The state that was saved. `spec` is what the job asks for now. Whoever may ask for something else under the same id
+    /// should save what was asked for, and compare: nobody else does.
     fn restore(&mut self, _spec: &Self::Spec, _place: &Workplace, _saved: Saved) -> Result<Self::State> {
         Err(Error::failed("this stepper has no `restore`, so its stage must not say `saving`"))
     }

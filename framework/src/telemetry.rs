@@ -123,9 +123,10 @@ pub const ASSET_BYTES: &str = "forebay_asset_bytes";
 /// Bytes that these files have, as far as they have been begun.
 pub const ASSET_TOTAL_BYTES: &str = "forebay_asset_total_bytes";
 
-/// Bytes of snapshots in memory that are not durable yet.
+/// Bytes of snapshots in memory that are not durable yet. This and the next two are of the job that was looked at last;
+/// [`Workplace::standing`](crate::checkpoint::Workplace::standing) is of one.
 pub const CHECKPOINT_BACKLOG: &str = "forebay_checkpoint_backlog_bytes";
-/// Seconds since the newest durable state was taken, as of the last change.
+/// Seconds since the newest durable state was taken, or since the job came.
 pub const CHECKPOINT_AGE: &str = "forebay_checkpoint_age_seconds";
 /// Bytes a second at which the last state was sent.
 pub const CHECKPOINT_RATE: &str = "forebay_checkpoint_bytes_per_second";

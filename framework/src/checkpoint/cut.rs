@@ -22,6 +22,11 @@ pub(super) const LONGEST_CHUNK: u64 = 64 << 20;
 /// Of a chunk, how much is compressed to find out whether that pays.
 const SAMPLE: usize = 64 << 10;
 
+/// So many chunks of a growing file that together are less than a part of one are sent again as one.
+const CRUMBS: usize = 64;
+/// Which part: so little that to send it twice costs less than to name each chunk in every manifest.
+const CRUMB: u64 = 16;
+
 /// How a state is cut.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
@@ -190,7 +195,14 @@ impl Cutter<'_> {
         let grown = absent.saturating_add(len) >= saved && before.is_none_or(|part| still_there(part, &file, absent));
         if grown {
             let mut cuts = kept(before);
-            cuts.extend(self.file(&file, saved.saturating_sub(absent), len, fresh)?);
+            let mut from = saved;
+            if let Some((chunks, at)) =
+                before.and_then(|part| crumbs(part, self.sizes.chunk)).filter(|(_, at)| *at >= absent)
+            {
+                cuts.truncate(chunks);
+                from = at;
+            }
+            cuts.extend(self.file(&file, from.saturating_sub(absent), len, fresh)?);
             return Ok(cuts);
         }
         if absent > 0 {
@@ -258,6 +270,14 @@ impl Cutter<'_> {
 
 fn kept(before: Option<&Part>) -> Vec<Cut> {
     before.into_iter().flat_map(|part| &part.chunks).cloned().map(Cut::Known).collect()
+}
+
+/// How many chunks of a growing part stand, and up to where, if those after them are so many and so small that they are
+/// put together: else the list of a log that grows by a line at a time would outgrow the log.
+fn crumbs(part: &Part, chunk: usize) -> Option<(usize, u64)> {
+    let stands = part.chunks.len().checked_sub(CRUMBS)?;
+    let len: u64 = part.chunks[stands..].iter().map(|chunk| chunk.len).sum();
+    (len < chunk as u64 / CRUMB).then(|| (stands, part.len - len))
 }
 
 /// Whether the end of what was saved of a growing file still stands in it, as far as that is on this disk.

@@ -172,6 +172,7 @@ impl Saves {
     /// Why the job must not go on here.
     pub(crate) fn verdict(&self) -> Option<Error> {
         let mut state = self.lock();
+        self.show(&state);
         let waits_since = match (&state.failing, &state.sending) {
             (Some(failing), _) => Some(failing.since),
             (None, Some((_, taken))) => Some(*taken),

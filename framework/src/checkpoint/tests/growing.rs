@@ -70,6 +70,25 @@ async fn a_file_of_which_a_part_is_elsewhere_must_not_be_cut() {
 }
 
 #[tokio::test]
+async fn a_log_that_grows_by_lines_does_not_become_a_long_list() {
+    let store = memory();
+    let mut checkpoints = opened(&store).await.unwrap();
+    checkpoints.sizes = Sizes::default();
+    let (mut most, mut sent) = (0, 0);
+    for line in 0..500u64 {
+        append(&checkpoints, "log", &noise(line, 20));
+        sent += checkpoints.save(Snapshot::new().grows("log")).await.unwrap().bytes;
+        checkpoints.collect_garbage().await;
+        most = most.max(checkpoints.newest.as_ref().unwrap().parts[0].chunks.len());
+    }
+    assert!(most <= 2 * 64, "{most} chunks");
+    assert!(sent > 10_000);
+    let mut next = opened(&store).await.unwrap();
+    next.restore().await.unwrap();
+    assert!(read(&next, "log") == (0..500).flat_map(|line| noise(line, 20)).collect::<Vec<u8>>());
+}
+
+#[tokio::test]
 async fn what_is_in_two_objects_is_counted_in_both() {
     let store = memory();
     let mut checkpoints = opened(&store).await.unwrap();
