@@ -1,6 +1,7 @@
 //! What the benchmarks share: interleaved comparisons, medians with their spread, exact pauses, seeded randomness,
 //! and the RESULT line that each ends with.
 
+pub mod lennard_jones;
 pub mod link;
 pub mod transfer;
 

@@ -25,6 +25,11 @@
 //! | `FOREBAY_S3_REGION` | as AWS's own settings say, or the provider's | the bucket's region |
 //! | `FOREBAY_S3_PROVIDER` | told by the endpoint | `aws`, `r2`, `b2`, `gcs`, `minio`, `garage` or `other` |
 //! | `FOREBAY_S3_UPLOADS` | `forebay-uploads` among the temporary files | the folder in which open uploads are noted |
+//! | `FOREBAY_JOB_INPUT` | must be set for `Single` | the reference of the one job's input |
+//! | `FOREBAY_JOB_OUTPUT` | must be set for `Single` | the reference of its output |
+//! | `FOREBAY_JOB_STATE` | none | the folder of a bucket for its states, as in `s3://bucket/jobs/7/state/` |
+//! | `FOREBAY_JOB_ID` | the output's reference | what the job is called |
+//! | `FOREBAY_JOB_THEN` | `exit` | what the worker does after the job's end: `exit` or `idle` |
 //! | `FOREBAY_WEBHOOK_SECRETS` | none | secrets that webhooks are signed with, `whsec_...`, with commas between |
 //! | `FOREBAY_NODE_LATENCY` | anything will do | milliseconds that the bucket may take to answer, 1 to 60000 |
 //! | `FOREBAY_NODE_UPLOAD` | anything will do | least throughput to the bucket in Mbit/s, 1 to 100000 |
@@ -172,6 +177,44 @@ impl SqsConfig {
             lease: seconds("FOREBAY_SQS_LEASE", 1, 3600, 300)?,
             wait: seconds("FOREBAY_SQS_WAIT", 0, 20, 20)?,
             dead_letters: text("FOREBAY_SQS_DEAD_LETTERS"),
+        })
+    }
+}
+
+/// The settings of the source `Single`.
+pub(crate) struct JobConfig {
+    pub(crate) id: Option<String>,
+    pub(crate) input: String,
+    pub(crate) state: Option<String>,
+    pub(crate) output: String,
+    pub(crate) idle: bool,
+}
+
+impl JobConfig {
+    pub(crate) fn from_env() -> Result<Self> {
+        Self::from(|key| std::env::var(key).ok())
+    }
+
+    fn from(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let text = |key: &str| get(key).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let needed = |key: &str| {
+            let missing = || format!("{key} is not set; it should be a reference, as in s3://bucket/jobs/7/...");
+            text(key).ok_or_else(|| Error::invalid(missing()))
+        };
+        let idle = match text("FOREBAY_JOB_THEN").as_deref() {
+            None | Some("exit") => false,
+            Some("idle") => true,
+            Some(other) => {
+                let wrong = format_args!("FOREBAY_JOB_THEN is `{other}`, but should be `exit` or `idle`");
+                return Err(Error::invalid(wrong));
+            }
+        };
+        Ok(JobConfig {
+            id: text("FOREBAY_JOB_ID"),
+            input: needed("FOREBAY_JOB_INPUT")?,
+            state: text("FOREBAY_JOB_STATE"),
+            output: needed("FOREBAY_JOB_OUTPUT")?,
+            idle,
         })
     }
 }
@@ -360,6 +403,21 @@ mod tests {
         assert_eq!(fake.unwrap().metadata.as_deref(), Some("http://127.0.0.1:1"));
         let wrong = NodeConfig::from(|key| (key == "FOREBAY_NODE_WATCH").then(|| "warn".to_owned())).err().unwrap();
         assert_eq!(wrong.to_string(), "FOREBAY_NODE_WATCH is `warn`, but should be `reallocate`, `exit` or `off`");
+    }
+
+    #[test]
+    fn the_one_job() {
+        let why = JobConfig::from(|_| None).err().unwrap().to_string();
+        assert!(why.starts_with("FOREBAY_JOB_INPUT is not set"), "{why}");
+        let set = |key: &str| match key {
+            "FOREBAY_JOB_INPUT" | "FOREBAY_JOB_OUTPUT" => Some(format!("s3://b/{key}")),
+            "FOREBAY_JOB_THEN" => Some("idle".to_owned()),
+            _ => None,
+        };
+        let config = JobConfig::from(set).unwrap();
+        assert_eq!((config.input.as_str(), config.idle, config.id), ("s3://b/FOREBAY_JOB_INPUT", true, None));
+        let why = JobConfig::from(|key| (key == "FOREBAY_JOB_THEN").then(|| "nap".to_owned())).err().unwrap();
+        assert_eq!(why.to_string(), "FOREBAY_JOB_THEN is `nap`, but should be `exit` or `idle`");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -86,7 +86,11 @@ struct Inner {
     received: Instant,
     receipt: Option<Arc<dyn Receipt>>,
     cancelled: AtomicBool,
+    /// Until when it may change anything, where that ends: the control thread tells, and whoever writes asks.
+    writes_until: Mutex<Option<Instant>>,
     keeps_progress: AtomicBool,
+    /// The last delivery that is known to have got the job further.
+    progressed: AtomicU32,
     stage: Mutex<&'static str>,
     bytes: AtomicUsize,
     timings: Option<Arc<Timings>>,
@@ -137,7 +141,9 @@ impl Job {
             received: Instant::now(),
             receipt,
             cancelled: AtomicBool::new(false),
+            writes_until: Mutex::new(None),
             keeps_progress: AtomicBool::new(false),
+            progressed: AtomicU32::new(0),
             stage: Mutex::new("start"),
             bytes: AtomicUsize::new(0),
             timings,
@@ -153,6 +159,17 @@ impl Job {
     /// Which delivery this is; the first is 1. Sources that do not count say 1.
     pub fn attempt(&self) -> u32 {
         self.0.attempt
+    }
+
+    /// How often it was tried from where it is now: deliveries that got it further do not count as failures of it.
+    pub(crate) fn tries(&self) -> u32 {
+        let progressed = self.0.progressed.load(Ordering::Relaxed);
+        self.0.attempt.saturating_sub(progressed.saturating_sub(1)).max(1)
+    }
+
+    /// That delivery has got the job further.
+    pub(crate) fn progressed(&self, attempt: u32) {
+        self.0.progressed.fetch_max(attempt, Ordering::Relaxed);
     }
 
     /// What came with the job beside its payload.
@@ -190,6 +207,22 @@ impl Job {
     /// and to end, with an error, and the next worker gets it at once.
     pub fn keeps_progress(&self) {
         self.0.keeps_progress.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the job is this worker's to the best of its knowledge: its lease is neither lost nor about to end. To be
+    /// asked before anything is changed that its next worker relies on.
+    pub(crate) fn may_write(&self) -> bool {
+        let until = *self.0.writes_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_none_or(|until| Instant::now() < until)
+    }
+
+    pub(crate) fn may_write_until(&self, until: Instant) {
+        *self.0.writes_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    /// What it does from here on is kept nowhere.
+    pub(crate) fn keeps_no_progress(&self) {
+        self.0.keeps_progress.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn can_be_handed_over(&self) -> bool {

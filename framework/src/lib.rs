@@ -2,6 +2,8 @@
 //!
 //! # The parts
 //! * [`Model`]: what you implement. It lives on the device thread and runs batches.
+//! * [`Stepper`]: the same for what works in steps, such as a simulation or a training; its states are saved and come back
+//!   elsewhere, see [`checkpoint`].
 //! * [`Pipeline`]: stages that a job walks through: async I/O, CPU threads, the device.
 //! * [`Worker`]: pipelines fed by [sources](source), until they end or the process is told to stop.
 //! * [`Error`] and its four [faults](Fault): the one thing to say of a failure is whose fault it is.
@@ -66,6 +68,7 @@ mod pipeline;
 pub mod places;
 mod pool;
 pub mod source;
+mod stepper;
 pub mod store;
 pub mod telemetry;
 #[cfg(feature = "testing")]
@@ -78,10 +81,12 @@ mod worker;
 
 pub use error::{Classify, Context, DeadlinePassed, Error, Fault, Result};
 pub use gpu::batching::Batching;
+pub use gpu::stepping::Stepping;
 pub use job::{Event, Job, Meta, Priority, Timing, Timings};
 pub use model::{Admit, Collated, Model};
 pub use pipeline::outlook::Outlook;
 pub use pipeline::{Pipeline, Running};
+pub use stepper::{Progress, Stepper};
 pub use verdict::{FIRST_PAUSE, LONGEST_PAUSE, Verdict, judge};
 pub use worker::{EXIT_NODE_FAULT, Report, Worker};
 #[cfg(feature = "http")]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
+use crate::checkpoint::{Sent, Standing};
 use crate::job::Job;
 use crate::pipeline::outlook::Pace;
 use crate::store::transfer::Backlog;
@@ -121,6 +122,71 @@ impl SpoolMeter {
 pub const ASSET_BYTES: &str = "forebay_asset_bytes";
 /// Bytes that these files have, as far as they have been begun.
 pub const ASSET_TOTAL_BYTES: &str = "forebay_asset_total_bytes";
+
+/// Bytes of snapshots in memory that are not durable yet. This and the next two are of the job that was looked at last;
+/// [`Workplace::standing`](crate::checkpoint::Workplace::standing) is of one.
+pub const CHECKPOINT_BACKLOG: &str = "forebay_checkpoint_backlog_bytes";
+/// Seconds since the newest durable state was taken, or since the job came.
+pub const CHECKPOINT_AGE: &str = "forebay_checkpoint_age_seconds";
+/// Bytes a second at which the last state was sent.
+pub const CHECKPOINT_RATE: &str = "forebay_checkpoint_bytes_per_second";
+/// Bytes that states have been sent in.
+pub const CHECKPOINT_BYTES: &str = "forebay_checkpoint_bytes_total";
+/// Saves by `outcome`: `saved`, `failed`, or `skipped` where a newer snapshot came before it was its turn.
+pub const CHECKPOINTS: &str = "forebay_checkpoints_total";
+/// Seconds from a save's begin until it was durable.
+pub const CHECKPOINT_SECONDS: &str = "forebay_checkpoint_seconds";
+/// Seconds that the device stood still for a snapshot.
+pub const CHECKPOINT_BLOCKED: &str = "forebay_checkpoint_blocked_seconds";
+
+/// The meters of the states that this process saves.
+pub(crate) struct SaveMeter {
+    backlog: Gauge,
+    age: Gauge,
+    rate: Gauge,
+    bytes: Counter,
+    outcomes: [Counter; 3],
+    seconds: Histogram,
+    blocked: Histogram,
+}
+
+impl SaveMeter {
+    pub(crate) fn new() -> Self {
+        SaveMeter {
+            backlog: gauge!(CHECKPOINT_BACKLOG),
+            age: gauge!(CHECKPOINT_AGE),
+            rate: gauge!(CHECKPOINT_RATE),
+            bytes: counter!(CHECKPOINT_BYTES),
+            outcomes: ["saved", "failed", "skipped"].map(|outcome| counter!(CHECKPOINTS, "outcome" => outcome)),
+            seconds: histogram!(CHECKPOINT_SECONDS),
+            blocked: histogram!(CHECKPOINT_BLOCKED),
+        }
+    }
+
+    pub(crate) fn show(&self, standing: &Standing) {
+        self.backlog.set(standing.backlog as f64);
+        self.age.set(standing.age.as_secs_f64());
+        self.rate.set(standing.rate);
+    }
+
+    pub(crate) fn blocked(&self, time: Duration) {
+        self.blocked.record(time);
+    }
+
+    pub(crate) fn saved(&self, sent: &Sent) {
+        self.bytes.increment(sent.bytes);
+        self.seconds.record(sent.took);
+        self.outcomes[0].increment(1);
+    }
+
+    pub(crate) fn failed(&self) {
+        self.outcomes[1].increment(1);
+    }
+
+    pub(crate) fn skipped(&self) {
+        self.outcomes[2].increment(1);
+    }
+}
 
 /// The meters of one stage.
 #[derive(Clone)]

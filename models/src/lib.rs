@@ -5,6 +5,7 @@
 //! | [`Embedder`] | sentence embeddings by models of the BERT family | `candle` (default) |
 //! | [`Tokens`], [`Passages`] | text to token ids, documents to passages; for CPU stages | `candle` |
 //! | [`Weights`] | a model's files in a directory, or from a Hugging Face repository | `candle`, `hub` |
+//! | [`md`] | molecular dynamics of a Lennard-Jones fluid, in steps that can be saved and gone on with | `candle` |
 //! | [`toy`] | an echo and a fake device without weights | none |
 //!
 //! ```no_run
@@ -51,6 +52,8 @@ mod lanes;
 mod map;
 #[cfg(feature = "candle")]
 mod matmul;
+#[cfg(feature = "candle")]
+pub mod md;
 #[cfg(feature = "candle")]
 mod passages;
 #[cfg(feature = "candle")]

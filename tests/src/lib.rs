@@ -15,6 +15,7 @@ mod said;
 mod served;
 mod servers;
 mod wait;
+mod walk;
 mod worked;
 
 pub use beside::{run_beside, start};
@@ -30,4 +31,5 @@ pub use said::Said;
 pub use served::Process;
 pub use servers::{S3_BUCKET, S3_KEYS, S3_REGION, Server, serve_beside, sqs_client};
 pub use wait::{PATIENCE, eventually, stays, within};
+pub use walk::{Walk, walked};
 pub use worked::worked;

@@ -54,11 +54,19 @@ pub enum Fault {
     FlippedRequest,
     /// 200 with an error as its body; the server never hears of it. Of `CompleteMultipartUpload`.
     ErrorIn200,
+    /// 403, `AccessDenied`; the server never hears of it, as of the next three.
+    Forbidden,
+    /// 408, `RequestTimeout`.
+    TimedOut,
+    /// 429, `TooManyRequests`.
+    TooMany,
+    /// 500, `InternalError`.
+    Broken,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 9] = [
+    pub const ALL: [Fault; 13] = [
         Fault::ResetBefore,
         Fault::ResetWithin,
         Fault::LostReply,
@@ -68,12 +76,17 @@ impl Fault {
         Fault::FlippedAnswer,
         Fault::FlippedRequest,
         Fault::ErrorIn200,
+        Fault::Forbidden,
+        Fault::TimedOut,
+        Fault::TooMany,
+        Fault::Broken,
     ];
 
     fn can_happen_to(self, request: &Parts, length: u64) -> bool {
         let (get, xml) = (request.method == Method::GET, request.method == Method::POST);
         match self {
-            Fault::ResetBefore | Fault::LostReply | Fault::SlowDown => true,
+            Fault::ResetBefore | Fault::LostReply => true,
+            Fault::SlowDown | Fault::Forbidden | Fault::TimedOut | Fault::TooMany | Fault::Broken => true,
             Fault::ResetWithin | Fault::Stalled => get || length > 0,
             Fault::Truncated | Fault::FlippedAnswer => get,
             Fault::FlippedRequest => length > 0 && !xml,
@@ -135,6 +148,7 @@ impl S3Faults {
     pub fn open(self) -> OpenS3Faults {
         let shared = Arc::new(Shared {
             random: Mutex::new(Random::new(self.seed)),
+            always: Mutex::default(),
             orders: Mutex::default(),
             requests: AtomicU64::new(0),
             done: Default::default(),
@@ -174,6 +188,16 @@ impl OpenS3Faults {
         self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner).push((fault, Box::new(of)));
     }
 
+    /// The fault happens to every request that this is true of, before what is ordered, until [`relent`](Self::relent).
+    pub fn always(&self, fault: Fault, of: impl Fn(&Method, &str) -> bool + Send + 'static) {
+        *self.shared.always.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault, Box::new(of)));
+    }
+
+    /// Nothing happens always any more.
+    pub fn relent(&self) {
+        *self.shared.always.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Faults that are ordered and have not found their request.
     pub fn left(&self) -> usize {
         self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -196,6 +220,7 @@ type Meant = Box<dyn Fn(&Method, &str) -> bool + Send>;
 struct Shared {
     settings: S3Faults,
     random: Mutex<Random>,
+    always: Mutex<Option<(Fault, Meant)>>,
     orders: Mutex<Vec<(Fault, Meant)>>,
     requests: AtomicU64,
     done: [AtomicU64; Fault::ALL.len()],
@@ -207,6 +232,11 @@ impl Shared {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let path = request.uri.path_and_query().map_or("", |path| path.as_str());
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let always = self.always.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((fault, _)) = always.as_ref().filter(|(_, meant)| meant(&request.method, path)) {
+            return (Some(*fault), random.bits());
+        }
+        drop(always);
         let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = orders.iter().position(|(_, meant)| meant(&request.method, path)) {
             return (Some(orders.remove(first).0), random.bits());
@@ -285,13 +315,13 @@ async fn answer(
             shared.happened(Fault::ResetBefore);
             return Err(break_off(&broken));
         }
-        Some(refused @ (Fault::SlowDown | Fault::ErrorIn200)) => {
+        Some(refused) if refusal(refused).is_some() => {
             // To answer while it still sends would often break the connection, and so be another fault.
             while let Some(frame) = body.frame().await {
                 frame?;
             }
             shared.happened(refused);
-            return Ok(refusal(refused));
+            return refusal(refused).ok_or_else(|| "no refusal".into());
         }
         Some(within @ (Fault::ResetWithin | Fault::Stalled)) if body.size_hint().lower() > 0 => Some(within),
         Some(Fault::FlippedRequest) => Some(Fault::FlippedRequest),
@@ -321,17 +351,21 @@ fn forward(shared: &Shared, mut parts: Parts, body: AnyBody) -> Result<Request<A
     Ok(Request::from_parts(parts, body))
 }
 
-fn refusal(fault: Fault) -> Response<AnyBody> {
-    match fault {
-        Fault::SlowDown => {
-            document(StatusCode::SERVICE_UNAVAILABLE, "", "SlowDown", "Please reduce your request rate.")
-        }
-        // S3 sends white space as long as it is at work.
-        _ => {
-            let text = "We encountered an internal error. Please try again.";
-            document(StatusCode::OK, " \n \n", "InternalError", text)
-        }
-    }
+/// The answer to a request that is refused.
+fn refusal(fault: Fault) -> Option<Response<AnyBody>> {
+    let (status, code, text) = match fault {
+        Fault::SlowDown => (503, "SlowDown", "Please reduce your request rate."),
+        Fault::Forbidden => (403, "AccessDenied", "Access Denied"),
+        Fault::TimedOut => (408, "RequestTimeout", "Your socket connection was not read from or written to in time."),
+        Fault::TooMany => (429, "TooManyRequests", "Please reduce your request rate."),
+        Fault::Broken => (500, "InternalError", "We encountered an internal error. Please try again."),
+        Fault::ErrorIn200 => (200, "InternalError", "We encountered an internal error. Please try again."),
+        _ => return None,
+    };
+    // S3 sends white space as long as it is at work.
+    let space = if status == 200 { " \n \n" } else { "" };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Some(document(status, space, code, text))
 }
 
 /// An error as S3 spells it.

@@ -110,7 +110,7 @@ fn nothing_is_changed_but_by_a_fault() {
     let (head, _) = asking.ask("HEAD", "/bucket/key", &[]).unwrap();
     assert!(head.contains(&format!("content-length: {LENGTH}")));
     assert_eq!(proxy.requests(), 3);
-    assert_eq!(Fault::ALL.map(|fault| proxy.count(fault)), [0; 9]);
+    assert_eq!(Fault::ALL.map(|fault| proxy.count(fault)), [0; 13]);
 }
 
 #[test]

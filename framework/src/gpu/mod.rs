@@ -10,6 +10,8 @@ pub(crate) mod collator;
 pub(crate) mod engine;
 pub(crate) mod inbox;
 pub(crate) mod linger;
+pub(crate) mod stepping;
+pub(crate) mod steps;
 pub(crate) mod thread;
 
 use std::sync::Arc;
@@ -29,9 +31,9 @@ use batcher::Request;
 use inbox::Inbox;
 
 /// The way into one model's queue.
-pub(crate) struct Gpu<M: Model> {
+pub(crate) struct Gpu<I, O> {
     pub(crate) name: &'static str,
-    pub(crate) inbox: Arc<ModelInbox<M>>,
+    pub(crate) inbox: Arc<Inbox<Call<I, O>>>,
 }
 
 /// What belongs to one job: most often one, and then it needs no memory of its own.
@@ -84,6 +86,11 @@ impl<O> Waiter<O> {
         self.caller.reply.is_closed() || self.caller.job.is_cancelled()
     }
 
+    /// Nobody waits for the outputs any more.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.caller.reply.is_closed()
+    }
+
     /// Hands out the outputs, complete `since` then.
     pub(crate) fn done(self, outputs: Items<O>, since: Instant, answers: &Answers<O>)
     where
@@ -100,17 +107,17 @@ impl<O> Waiter<O> {
     }
 }
 
-impl<M: Model> Gpu<M> {
+impl<I: Send, O: Send> Gpu<I, O> {
     /// Has the items run, of which there is at least one, in whatever batches, when the job has a place here and has
     /// given up its place `before`. The outputs come in the same order.
     pub(crate) fn run(
         &self,
         job: &Job,
-        items: Items<Option<M::Input>>,
+        items: Items<Option<I>>,
         before: Option<Place>,
         since: Instant,
         span: Span,
-    ) -> impl Future<Output = Result<Handover<Items<M::Output>>>> {
+    ) -> impl Future<Output = Result<Handover<Items<O>>>> {
         let (reply, answer) = oneshot::channel();
         let caller = Caller { job: job.clone(), reply, since, span };
         // A closed inbox drops the call, and the answer tells.

@@ -8,6 +8,7 @@ mod options;
 pub(crate) mod outlook;
 mod stage;
 mod start;
+mod steps;
 
 use std::any::{TypeId, type_name};
 use std::convert::Infallible;
@@ -18,8 +19,10 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::batching::Batching;
+use crate::gpu::stepping::Stepping;
 use crate::job::Job;
 use crate::model::Model;
+use crate::stepper::Stepper;
 
 pub(crate) use budget::Budget;
 pub(crate) use options::apply as apply_options;
@@ -83,6 +86,7 @@ pub(crate) enum Kind {
     Io { limit: usize },
     Cpu { threads: usize, places: Option<usize> },
     Gpu { batching: Batching, each: bool },
+    Steps { stepping: Stepping },
 }
 
 impl Stage {
@@ -92,6 +96,7 @@ impl Stage {
             Kind::Io { limit } => *limit,
             Kind::Cpu { threads, places } => places.unwrap_or(threads + (2 * threads).max(CPU_PLACES)),
             Kind::Gpu { batching, .. } => batching.place_count(),
+            Kind::Steps { stepping } => stepping.jobs,
         }
     }
 }
@@ -164,6 +169,20 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
         })
     }
 
+    /// A device stage that works in steps: each job is a state, and up to so many jobs' states are advanced together,
+    /// until each is done. `load` runs on the device thread, at the start and again after a panic.
+    pub fn gpu_steps<S, L>(self, name: &'static str, stepping: Stepping, load: L) -> Pipeline<In, S::Output>
+    where
+        S: Stepper<Spec = A>,
+        L: Fn() -> Result<S> + Send + Sync + 'static,
+    {
+        let load = Arc::new(load);
+        let saving = stepping.saving.clone();
+        self.then(name, Kind::Steps { stepping }, move |starter, stage, next| {
+            Ok(Arc::new(steps::GpuSteps::<S>::new(starter, stage, next, load.clone(), saving.clone())?))
+        })
+    }
+
     /// Says how many bytes the value that has come out of the stage before holds, so that the pipeline's
     /// [`budget`](Pipeline::budget) can count it. It replaces what the job was counted with before.
     pub fn sized(self, bytes: impl Fn(&A) -> usize + Send + Sync + 'static) -> Self {
@@ -191,7 +210,7 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
     }
 
     /// Changes the size of stages by name, as in `fetch.limit=32 embed.items=16`: from a setting, without a new
-    /// build. Options: `limit` (io), `threads` and `places` (cpu), `items`, `weight` and `places` (gpu).
+    /// build. Options: `limit` (io), `threads` and `places` (cpu), `items`, `weight` and `places` (gpu), `jobs` (gpu steps).
     pub fn configure(mut self, options: &str) -> Result<Self> {
         apply_options(&mut self.stages.iter_mut().collect::<Vec<_>>(), options)?;
         Ok(self)
@@ -295,6 +314,7 @@ impl fmt::Display for Stage {
                 let each = if *each { "each " } else { "" };
                 write!(f, "{}[gpu {each}{batching}]", self.name)
             }
+            Kind::Steps { stepping } => write!(f, "{}[gpu steps of {stepping}]", self.name),
         }
     }
 }

@@ -32,11 +32,13 @@ fn set(stages: &mut [&mut Stage], word: &str) -> Result<()> {
         (Kind::Gpu { batching, .. }, "items") => &mut batching.items,
         (Kind::Gpu { batching, .. }, "weight") => batching.weight.get_or_insert(1),
         (Kind::Gpu { batching, .. }, "places") => batching.places.get_or_insert(1),
+        (Kind::Steps { stepping }, "jobs") => &mut stepping.jobs,
         (kind, _) => {
             let known = match kind {
                 Kind::Io { .. } => "limit",
                 Kind::Cpu { .. } => "threads, places",
                 Kind::Gpu { .. } => "items, weight, places",
+                Kind::Steps { .. } => "jobs",
             };
             return Err(Error::invalid(format_args!("stage `{name}` has no option `{option}`; it has {known}")));
         }

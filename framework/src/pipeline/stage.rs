@@ -47,7 +47,7 @@ pub(crate) struct Handover<A> {
     pub(crate) since: Instant,
 }
 
-type Next<B> = Arc<dyn Rest<B>>;
+pub(super) type Next<B> = Arc<dyn Rest<B>>;
 
 /// After the last stage.
 pub(crate) struct End;
@@ -59,25 +59,25 @@ impl<A: Send + 'static> Rest<A> for End {
 }
 
 /// What every stage does around its work: tells the meters, names itself in errors and spans.
-struct Label {
-    name: &'static str,
-    meter: StageMeter,
+pub(super) struct Label {
+    pub(super) name: &'static str,
+    pub(super) meter: StageMeter,
 }
 
 impl Label {
-    fn new(stage: &Stage) -> Self {
+    pub(super) fn new(stage: &Stage) -> Self {
         Label { name: stage.name, meter: StageMeter::new(stage.name) }
     }
 
-    fn span(&self) -> Span {
+    pub(super) fn span(&self) -> Span {
         debug_span!("stage", name = self.name)
     }
 
-    fn blame(&self, why: Error) -> Error {
+    pub(super) fn blame(&self, why: Error) -> Error {
         why.context(format_args!("stage `{}`", self.name))
     }
 
-    fn leave<B>(&self, result: Result<B>) -> Result<B> {
+    pub(super) fn leave<B>(&self, result: Result<B>) -> Result<B> {
         let value = result.map_err(|why| self.blame(why))?;
         self.meter.left.increment(1);
         Ok(value)
@@ -178,7 +178,7 @@ where
 pub(crate) struct GpuOne<M: Model> {
     next: Next<M::Output>,
     label: Label,
-    gpu: Gpu<M>,
+    gpu: Gpu<M::Input, M::Output>,
 }
 
 impl<M: Model> GpuOne<M> {
@@ -211,7 +211,7 @@ impl<M: Model> Rest<M::Input> for GpuOne<M> {
 pub(crate) struct GpuEach<M: Model, R> {
     next: Next<(R, Vec<M::Output>)>,
     label: Label,
-    gpu: Gpu<M>,
+    gpu: Gpu<M::Input, M::Output>,
 }
 
 impl<M: Model, R> GpuEach<M, R> {

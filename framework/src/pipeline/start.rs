@@ -20,11 +20,13 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::engine::Plan;
 use crate::gpu::inbox::Inbox;
+use crate::gpu::steps::{self, GpuOfSteps};
 use crate::gpu::thread::{self, Device};
 use crate::job::Job;
 use crate::model::Model;
 use crate::pool::panic::panicked;
 use crate::pool::replies::Replies;
+use crate::stepper::Stepper;
 use crate::telemetry::StageMeter;
 
 /// What is gathered while pipelines are built: their pools, and the devices with the models they will load.
@@ -72,7 +74,7 @@ impl Starter {
         stage: &Stage,
         meter: StageMeter,
         load: Arc<impl Fn() -> Result<M> + Send + Sync + 'static>,
-    ) -> Result<Gpu<M>> {
+    ) -> Result<Gpu<M::Input, M::Output>> {
         let Kind::Gpu { batching, .. } = &stage.kind else {
             return Err(Error::fatal("a device stage was described as another kind"));
         };
@@ -85,6 +87,35 @@ impl Starter {
             load,
             inbox: inbox.clone(),
             forecast: self.outlook.add_device(batching.items),
+            meter,
+            answers: Replies::start(&self.runtime),
+        };
+        device.engines.push(Box::new(move || plan.load()));
+        let name = stage.name;
+        Ok(Gpu { name, inbox })
+    }
+
+    /// The way to a stepper that the stage's device will load.
+    pub(crate) fn steps<S: Stepper>(
+        &mut self,
+        stage: &Stage,
+        meter: StageMeter,
+        load: Arc<impl Fn() -> Result<S> + Send + Sync + 'static>,
+    ) -> Result<GpuOfSteps<S>> {
+        let Kind::Steps { stepping } = &stage.kind else {
+            return Err(Error::fatal("a stage of steps was described as another kind"));
+        };
+        let number = stepping.device;
+        let device = self.devices.entry(number).or_insert_with(|| Device::new(number));
+        // Whoever comes has a seat already, so nobody waits here for a place.
+        let inbox = Arc::new(Inbox::new(stage.places(), meter.clone(), device.waker.clone()));
+        self.outlook.add_pool(meter.pace(), stage.places());
+        let plan = steps::Plan {
+            name: stage.name,
+            jobs: stepping.jobs,
+            share: stepping.share,
+            load,
+            inbox: inbox.clone(),
             meter,
             answers: Replies::start(&self.runtime),
         };

@@ -40,7 +40,7 @@ mod pace;
 #[cfg(feature = "https")]
 mod page;
 mod reference;
-mod scratch;
+pub(crate) mod scratch;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -209,6 +209,27 @@ impl Places {
                 Err(why) => Err(why),
             },
         }
+    }
+
+    /// Whether there is something where a reference names.
+    pub(crate) async fn exists(&self, reference: &Reference) -> Result<bool> {
+        let look = async {
+            match self.find(reference)? {
+                Place::Object(transfers, key) => Ok::<_, Error>(within(transfers.store().head(key)).await?.is_some()),
+                Place::File(local) => Ok(local.len().await?.is_some()),
+                #[cfg(feature = "https")]
+                Place::Url(_) => Err(Error::invalid("a URL cannot be looked at without reading it")),
+            }
+        };
+        look.await.context(reference)
+    }
+
+    /// The store of a reference to a folder of a bucket, and the folder's key.
+    pub(crate) fn folder_key(&self, reference: &Reference) -> Result<(Arc<dyn Store>, Key)> {
+        let found = self
+            .prefix(reference)
+            .and_then(|(transfers, prefix)| Ok((transfers.store().clone(), Key::new(prefix.trim_end_matches('/'))?)));
+        found.context(reference)
     }
 
     /// The bucket of a reference to a prefix, and the prefix.

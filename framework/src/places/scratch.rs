@@ -12,20 +12,20 @@ use std::sync::Arc;
 use crate::error::{Context, Error, Result};
 
 const PREFIX: &str = "forebay-";
-const LOCK: &str = ".lock";
+pub(crate) const LOCK: &str = ".lock";
 /// How often it is tried to remove a folder.
 const TRIES: usize = 10;
 
 /// A folder of its own, for this process's user alone, removed with all that is in it when this is dropped.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     path: PathBuf,
     _alive: File,
 }
 
 impl Scratch {
     /// Makes one below `root`, which is made if missing. Blocks.
-    pub(super) fn below(root: &Path) -> Result<Self> {
+    pub(crate) fn below(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
         sweep(root);
         let make = || {
@@ -41,7 +41,7 @@ impl Scratch {
         make().with_context(|| format!("making a folder below {}", root.display()))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -22,6 +22,7 @@ pub mod folder;
 pub mod http;
 pub mod memory;
 pub(crate) mod notice;
+pub mod single;
 #[cfg(feature = "sqs")]
 pub mod sqs;
 pub(crate) mod told;
@@ -130,6 +131,10 @@ pub trait Receipt: Send + Sync + 'static {
     /// [`Invalid`](crate::Fault::Invalid) where the lease is not ours any more, and nothing was changed: it is not
     /// called again. Any other error is tried again.
     fn settle<'a>(&'a self, verdict: &'a Verdict) -> BoxFuture<'a, Result<()>>;
+
+    /// Another worker has taken the job over, as far as its saved states tell: it is not settled, and nothing more is asked
+    /// or told about it.
+    fn overtaken(&self) {}
 
     /// The worker has taken the job on. With `call_off` the source can end it at once, and need not wait to be asked
     /// for an extension.

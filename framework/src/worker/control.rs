@@ -24,6 +24,7 @@ use super::job::{Desk, Lease, Outcome, Routes, run};
 use super::leases::{Due, Leases, State};
 use super::report::Report;
 use super::stop::Stop;
+use crate::checkpoint::TakenOver;
 use crate::config::Config;
 use crate::error::{Error, Fault, Result};
 use crate::job::{Job, Priority};
@@ -248,6 +249,11 @@ impl Control {
             return;
         };
         held.task = None;
+        if let Verdict::Retry { why: Some(why), .. } = &outcome.verdict
+            && why.find::<TakenOver>().is_some()
+        {
+            return self.overtaken(outcome.lease);
+        }
         let verdict = match outcome.verdict {
             Verdict::Done(result) => Verdict::Done(result),
             _ if held.handed_over => Verdict::give_back(),
@@ -259,6 +265,16 @@ impl Control {
             State::Settling => {}
             State::Lost => self.forget(outcome.lease),
         }
+    }
+
+    /// Another worker has the job's states, so it is not for this one to say anything of it.
+    fn overtaken(&mut self, number: u64) {
+        if let Some(held) = self.leases.get(number) {
+            held.job.may_write_until(Instant::now());
+            held.receipt.overtaken();
+            self.report.lost += 1;
+        }
+        self.forget(number);
     }
 
     fn settle(&mut self, number: u64, verdict: Verdict) {
@@ -432,6 +448,7 @@ impl Control {
         }
         self.report.lost += 1;
         held.state = State::Lost;
+        held.job.may_write_until(Instant::now());
         held.job.cancel();
         if let Some(task) = &held.task {
             task.abort();

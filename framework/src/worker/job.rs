@@ -77,7 +77,7 @@ pub(super) async fn run(job: Job, payload: Bytes, lease: Lease) {
         }
     }
     let fatal = outcome.as_ref().err().filter(|why| why.fault() == Fault::Fatal).cloned();
-    let verdict = judge(outcome, job.id(), job.attempt(), lease.desk.max_attempts);
+    let verdict = judge(outcome, job.id(), job.tries(), lease.desk.max_attempts);
     lease.end(verdict, fatal);
 }
 

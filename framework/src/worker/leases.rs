@@ -58,6 +58,11 @@ pub(crate) enum State {
 }
 
 impl Held {
+    fn set_until(&mut self, until: Instant) {
+        self.until = until;
+        self.job.may_write_until(until.checked_sub(margin(self.length)).unwrap_or(until));
+    }
+
     /// How long something may still be told under this lease.
     pub(crate) fn time_to_tell(&self, now: Instant) -> Duration {
         self.until.saturating_duration_since(now).saturating_sub(margin(self.length))
@@ -84,6 +89,7 @@ impl Leases {
     ) -> u64 {
         self.numbers += 1;
         let length = until.saturating_duration_since(now);
+        job.may_write_until(until.checked_sub(margin(length)).unwrap_or(until));
         let held = Held {
             source,
             job,
@@ -145,7 +151,7 @@ impl Leases {
         let Some(held) = self.held.get_mut(&number) else {
             return false;
         };
-        held.until = until;
+        held.set_until(until);
         let left = until.saturating_duration_since(now);
         if left <= margin(held.length) {
             return false;
@@ -159,7 +165,8 @@ impl Leases {
         let Some(held) = self.held.get_mut(&number) else {
             return false;
         };
-        (held.until, held.last) = (until, true);
+        held.set_until(until);
+        held.last = true;
         if held.time_to_tell(now).is_zero() {
             return false;
         }

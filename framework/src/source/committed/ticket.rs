@@ -244,6 +244,11 @@ impl Receipt for Ticket {
         Box::pin(self.settle_as(verdict))
     }
 
+    fn overtaken(&self) {
+        self.set_until(Instant::now());
+        self.receipt.overtaken();
+    }
+
     fn begun(&self, call_off: &CallOff) {
         self.receipt.begun(call_off);
     }

@@ -138,6 +138,10 @@ impl Receipt for Ticket {
         Box::pin(self.settle_as(verdict))
     }
 
+    fn overtaken(&self) {
+        self.receipt.overtaken();
+    }
+
     fn begun(&self, call_off: &CallOff) {
         let progress = self.progress.subscribe();
         let attend = attend(self.registry.clone(), self.id.clone(), self.attempt, progress, call_off.clone());

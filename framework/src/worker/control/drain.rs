@@ -63,6 +63,7 @@ impl Control {
         let mut say = Instant::now() + SAY_WHO;
         while (self.leases.len() > 0 || self.accepts_ahead()) && Instant::now() < end {
             self.receive_more();
+            self.hand_over();
             tokio::select! {
                 () = self.step() => {}
                 () = sleep_until(end) => return,
@@ -70,6 +71,21 @@ impl Control {
                     info!(still_running = %self.who(), "draining");
                     say += SAY_WHO;
                 }
+            }
+        }
+    }
+
+    /// Jobs that keep their progress do not use up the grace: they are told to write down how far they are, and go on
+    /// elsewhere.
+    fn hand_over(&mut self) {
+        for number in self.leases.numbers() {
+            let Some(held) = self.leases.get(number) else {
+                continue;
+            };
+            if held.job.can_be_handed_over() && !held.handed_over {
+                held.handed_over = true;
+                held.job.cancel();
+                info!(job = held.job.id(), "told to write down how far it is");
             }
         }
     }
