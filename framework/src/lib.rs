@@ -8,7 +8,6 @@
 //! * [`Worker`]: pipelines fed by [sources](source), until they end or the process is told to stop.
 //! * [`Error`] and its four [faults](Fault): the one thing to say of a failure is whose fault it is.
 //! * [`store`]: objects by key, for results and checkpoints.
-//! * [`checkpoint`]: how often progress is saved.
 //! * [`places`]: what a job names instead of carrying it: references, and what they may lead to.
 //!
 //! # An example

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error, warn};
 
-use super::interval::Interval;
+use super::interval::{History, Interval};
 use super::saving::age_of_node;
 use super::{Checkpoints, Saving, Sent, Snapshot, TakenOver};
 use crate::error::{Error, Fault};
@@ -32,6 +32,8 @@ pub(crate) struct Saves(Arc<Shared>);
 struct Shared {
     job: String,
     oldest: Duration,
+    /// For this worker's next job.
+    learned: Arc<Mutex<History>>,
     // A lock, since the device thread and the task that uploads both change it; neither holds it for long.
     state: Mutex<State>,
     /// A snapshot has come.
@@ -90,7 +92,8 @@ pub struct Standing {
 impl Saves {
     pub(crate) fn new(saving: &Saving, checkpoints: &Checkpoints) -> Self {
         let (now, age) = (Instant::now(), age_of_node());
-        let interval = saving.start_interval().learn(checkpoints.history(), age);
+        let known = checkpoints.history().or(&saving.learned.lock().unwrap_or_else(PoisonError::into_inner));
+        let interval = saving.start_interval().learn(known, age);
         let state = State {
             due: later(now, interval.next(age)),
             interval,
@@ -106,6 +109,7 @@ impl Saves {
         Saves(Arc::new(Shared {
             job: checkpoints.job().id().to_owned(),
             oldest: saving.oldest,
+            learned: saving.learned.clone(),
             state: Mutex::new(state),
             came: Notify::new(),
             ended: Notify::new(),
@@ -275,7 +279,7 @@ impl Saves {
         }
     }
 
-    fn take(&self) -> Option<(Taken, super::interval::History)> {
+    fn take(&self) -> Option<(Taken, History)> {
         let mut state = self.lock();
         let taken = state.waiting.take()?;
         state.sending = Some((taken.snapshot.len(), taken.at));
@@ -319,6 +323,14 @@ impl Saves {
         drop(state);
         self.0.meter.failed();
         self.0.ended.notify_waiters();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let learned = state.interval.history(age_of_node(), true);
+        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = learned;
     }
 }
 

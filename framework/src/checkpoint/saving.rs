@@ -4,10 +4,10 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use super::interval::{Hazard, Interval};
+use super::interval::{Hazard, History, Interval};
 use crate::error::Result;
 use crate::job::Job;
 use crate::source::ends::path;
@@ -33,6 +33,8 @@ pub struct Saving {
     pub(crate) store: Arc<dyn Store>,
     place: Arc<Placing>,
     interval: Interval,
+    /// What was learned of nodes from the last job that has left this worker. A lock, since any of its jobs may be next.
+    pub(crate) learned: Arc<Mutex<History>>,
     pub(crate) oldest: Duration,
     scratch: Option<PathBuf>,
 }
@@ -48,6 +50,7 @@ impl Saving {
             store: Arc::new(store),
             place: Arc::new(|job| Key::new(format!("jobs/{}/state", path(job.id())))),
             interval: Interval::automatic(),
+            learned: Arc::default(),
             oldest: OLDEST,
             scratch: None,
         }

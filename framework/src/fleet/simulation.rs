@@ -300,7 +300,9 @@ impl<'a> Simulation<'a> {
             End::Died => self.dies(at, now),
             _ => {
                 self.places[at].idle_since = now;
-                self.places[at].learned = run.saver.learned(now);
+                if !run.saver.is_restoring() {
+                    self.places[at].learned = run.saver.learned(now);
+                }
                 self.at(now + rtt, Event::Free(at, number));
             }
         }
