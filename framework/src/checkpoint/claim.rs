@@ -129,11 +129,7 @@ impl Claim {
     /// Makes `state` the newest one. Fails with [`TakenOver`] where it is somebody else's turn.
     pub(super) async fn commit(&mut self, sequence: u64, state: Named) -> Result<()> {
         let head = Head { write: nonce(), sequence, state: Some(state), ..self.head.clone() };
-        if self.expected.is_none() {
-            self.commit_weakly(head).await
-        } else {
-            self.commit_if_ours(head).await
-        }
+        if self.expected.is_none() { self.commit_weakly(head).await } else { self.commit_if_ours(head).await }
     }
 
     async fn commit_if_ours(&mut self, head: Head) -> Result<()> {
@@ -161,7 +157,9 @@ impl Claim {
         let newest = newest(&*self.store, &self.prefix).await?;
         may_write(&self.job)?;
         match newest {
-            Some(there) if there.order() > self.head.order() && there.owner != head.owner => Err(self.taken_over(&there)),
+            Some(there) if there.order() > self.head.order() && there.owner != head.owner => {
+                Err(self.taken_over(&there))
+            }
             _ => {
                 self.put_weakly(&head).await?;
                 self.head = head;
@@ -267,7 +265,9 @@ async fn swap(store: &dyn Store, key: &Key, head: &Head, expected: Option<&Versi
         match (there, failure) {
             (Some((there, version)), _) if there.write == head.write => return Ok(Moved::Done(version)),
             (there, None) => return Ok(Moved::Lost(there)),
-            (there, Some(_)) if there.as_ref().map(|(_, version)| version) != expected => return Ok(Moved::Lost(there)),
+            (there, Some(_)) if there.as_ref().map(|(_, version)| version) != expected => {
+                return Ok(Moved::Lost(there));
+            }
             // It may still arrive; then the next try finds it there.
             (_, Some(why)) => pauses.next(why, key).await?,
         }

@@ -66,11 +66,11 @@ impl Known {
             }
         }
         // Of an object of which less than half is needed, that is sent once more, so that the rest can be removed.
-        let wasteful = |object: &str| manifest.packs.get(object).is_some_and(|len| used[object].saturating_mul(2) < *len);
+        let wasteful =
+            |object: &str| manifest.packs.get(object).is_some_and(|len| used[object].saturating_mul(2) < *len);
         let growing = manifest.parts.iter().filter(|part| part.kind == Kind::Grows);
         let growing = growing.map(|part| (part.name.clone(), part.clone())).collect();
-        let keep: HashMap<_, _> =
-            chunks.into_iter().filter(|(_, chunk)| !wasteful(&chunk.object)).collect();
+        let keep: HashMap<_, _> = chunks.into_iter().filter(|(_, chunk)| !wasteful(&chunk.object)).collect();
         Known { chunks: keep, growing, packs: manifest.packs.clone(), absent }
     }
 
@@ -131,8 +131,7 @@ impl Cutter<'_> {
         let mut packs = fresh.packs;
         let kept = self.known.packs.iter().map(|(object, len)| (object.clone(), *len));
         packs.extend(kept);
-        let used: HashSet<&str> =
-            parts.iter().flat_map(|part| &part.chunks).map(|chunk| &*chunk.object).collect();
+        let used: HashSet<&str> = parts.iter().flat_map(|part| &part.chunks).map(|chunk| &*chunk.object).collect();
         packs.retain(|object, _| used.contains(&**object));
         Ok((parts, packs))
     }

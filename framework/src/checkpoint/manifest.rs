@@ -113,7 +113,8 @@ impl Part {
         let mut len = 0u64;
         for chunk in &self.chunks {
             Key::new(&*chunk.object).map_err(|_| broken("names an object that cannot be"))?;
-            if chunk.len > LONGEST_CHUNK || chunk.stored > LONGEST_CHUNK || chunk.at.checked_add(chunk.stored).is_none() {
+            if chunk.len > LONGEST_CHUNK || chunk.stored > LONGEST_CHUNK || chunk.at.checked_add(chunk.stored).is_none()
+            {
                 return Err(broken("has a chunk that is too long"));
             }
             len = len.saturating_add(chunk.len);

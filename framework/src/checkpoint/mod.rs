@@ -120,7 +120,12 @@ impl Checkpoints {
     /// # Errors
     /// `Transient` where the store cannot be read or written after several tries, for whatever reason, or the job's lease
     /// is lost. `Failed` where a state is there that is not this job's, or of another format.
-    pub async fn open(store: Arc<dyn Store>, prefix: &Key, place: &Workplace, format: impl Into<String>) -> Result<Self> {
+    pub async fn open(
+        store: Arc<dyn Store>,
+        prefix: &Key,
+        place: &Workplace,
+        format: impl Into<String>,
+    ) -> Result<Self> {
         let (job, format) = (place.job().clone(), format.into());
         let opened = async {
             let claim = Claim::take(store.clone(), prefix.clone(), job.clone()).await?;

@@ -234,11 +234,7 @@ async fn fetch(store: &Arc<dyn Store>, key: &Key, visit: Visit) -> Result<Vec<(B
 fn unpack(chunk: &Chunk, bytes: &Bytes, start: u64) -> Result<Bytes> {
     let at = (chunk.at - start) as usize;
     let stored = bytes.slice(at..at + chunk.stored as usize);
-    let plain = if chunk.lz4 {
-        Bytes::from(lz4_flex::block::decompress(&stored, chunk.len as usize)?)
-    } else {
-        stored
-    };
+    let plain = if chunk.lz4 { Bytes::from(lz4_flex::block::decompress(&stored, chunk.len as usize)?) } else { stored };
     if plain.len() as u64 != chunk.len || blake3::hash(&plain).to_hex().as_str() != chunk.hash {
         return Err(Error::failed("its bytes are not those that were saved"));
     }

@@ -171,7 +171,10 @@ impl Saves {
             }
         };
         if timeout(within, settled).await.is_err() {
-            warn!(job = self.0.job, "the last state was not saved within {within:?}; the job goes on from the one before");
+            warn!(
+                job = self.0.job,
+                "the last state was not saved within {within:?}; the job goes on from the one before"
+            );
         }
     }
 

@@ -11,8 +11,8 @@ use candle_core::Device;
 use forebay::checkpoint::{Saved, Snapshot, Workplace};
 use forebay::{Progress, Result, Stepper};
 
-use super::run::{of_bytes, to_bytes};
 use super::{Frozen, Run, Simulation, Summary, TRAJECTORY};
+use crate::words::{of_bytes, to_bytes};
 
 /// How long a step of all states together takes, if no single step of time takes longer.
 const STEP: Duration = Duration::from_millis(200);

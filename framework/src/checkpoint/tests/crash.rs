@@ -37,7 +37,11 @@ impl Around for Dies {
 
 fn snapshot(n: u64) -> Snapshot {
     // Some chunks stay, some change; large, small and growing ones.
-    Snapshot::new().bytes("same", noise(0, 200)).bytes("new", noise(n, 200)).bytes("small", noise(n + 50, 20)).grows("log")
+    Snapshot::new()
+        .bytes("same", noise(0, 200))
+        .bytes("new", noise(n, 200))
+        .bytes("small", noise(n + 50, 20))
+        .grows("log")
 }
 
 fn log(n: u64) -> Vec<u8> {

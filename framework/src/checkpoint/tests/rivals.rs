@@ -160,8 +160,7 @@ fn two_workers_never_undo_each_other() {
                     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
                 for seed in (thread..seeds).step_by(threads as usize) {
                     let newest = Mutex::new((0, 0));
-                    let world =
-                        World { store: memory(), turns: Turns::new(seed), newest, refused: AtomicU64::new(0) };
+                    let world = World { store: memory(), turns: Turns::new(seed), newest, refused: AtomicU64::new(0) };
                     let world = Arc::new(world);
                     runtime.block_on(async {
                         let one = worker(world.clone(), 0, seed);

@@ -169,9 +169,10 @@ impl Model for Echo {
 async fn another_model_of_the_device_has_its_turns() {
     let book: Arc<Book> = Arc::default();
     let count = book.clone();
-    let pipeline = Pipeline::new()
-        .gpu("echo", Batching::items(1), || Ok(Echo))
-        .gpu_steps("count", Stepping::jobs(1), move || Ok(Counter(count.clone())));
+    let pipeline =
+        Pipeline::new()
+            .gpu("echo", Batching::items(1), || Ok(Echo))
+            .gpu_steps("count", Stepping::jobs(1), move || Ok(Counter(count.clone())));
     let running = Arc::new(pipeline.start().await.unwrap());
     let endless = call(&running, &Job::new("endless"), u32::MAX);
     until("it is stepped", || !book.groups.lock().unwrap().is_empty()).await;
