@@ -59,18 +59,18 @@ fn run(at: &Path, threads: &str) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(said).unwrap())
 }
 
-/// The generations that have saved a state: the first number of each manifest's name.
-fn generations(folder: &Path) -> Vec<u64> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let of = |path: PathBuf| match path.is_dir() {
-        true => generations(&path),
-        false if folder.ends_with("states") => {
-            let name = path.file_name().unwrap().to_str().unwrap();
-            vec![name.split('-').next().unwrap().parse().unwrap()]
+/// Whether the head below a folder, the one file that says which state counts, names a state of a worker: `states/<n>-...`,
+/// `n` being 1 for the first worker that had the job, 2 for the next.
+fn has_saved(folder: &Path, worker: usize) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    entries.filter_map(|entry| Some(entry.ok()?.path())).any(|path| match path.is_dir() {
+        true => has_saved(&path, worker),
+        false if path.ends_with("state/head") => {
+            let head = fs::read(&path).unwrap_or_default();
+            String::from_utf8_lossy(&head).contains(&format!("states/{worker}-"))
         }
-        false => Vec::new(),
-    };
-    entries.flat_map(|entry| of(entry.unwrap().path())).collect()
+        false => false,
+    })
 }
 
 fn results(at: &Path) -> (Vec<u8>, Value) {
@@ -92,7 +92,7 @@ fn a_killed_worker_is_gone_on_from_to_the_same_bytes() {
     for killing in 1..=2 {
         let mut worker = Worker(finetune(killed.path(), "2").stderr(Stdio::null()).spawn().unwrap());
         let state = killed.path().join("state/objects");
-        eventually("a state of this worker", || generations(&state).contains(&killing));
+        eventually("a state of this worker", || has_saved(&state, killing));
         worker.0.kill().unwrap();
         worker.0.wait().unwrap();
         assert!(!killed.path().join("tuned/first.json.tuned.json").exists(), "it was not done yet");
