@@ -8,10 +8,10 @@ use serde_json::json;
 pub(super) const HIDDEN: usize = 32;
 
 /// One tensor of a safetensors file: type, shape, bytes.
-pub(super) type Part = (&'static str, Vec<usize>, Vec<u8>);
+pub(crate) type Part = (&'static str, Vec<usize>, Vec<u8>);
 
 /// Writes all three files.
-pub(super) fn model() -> tempfile::TempDir {
+pub(crate) fn model() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("config.json"), config().to_string()).unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), tokenizer().to_string()).unwrap();
@@ -29,7 +29,7 @@ pub(super) fn config() -> serde_json::Value {
 }
 
 /// The tensors of that configuration, their names after `prefix`.
-pub(super) fn tensors(prefix: &str) -> BTreeMap<String, Part> {
+pub(crate) fn tensors(prefix: &str) -> BTreeMap<String, Part> {
     let config = serde_json::from_value(config()).unwrap();
     let mut seed = 1u32;
     let parts = crate::bert::tensors(&config).into_iter().map(|(name, shape)| {
@@ -46,7 +46,7 @@ pub(super) fn tensors(prefix: &str) -> BTreeMap<String, Part> {
 }
 
 /// Writes a safetensors file.
-pub(super) fn write(path: &Path, parts: &BTreeMap<String, Part>) {
+pub(crate) fn write(path: &Path, parts: &BTreeMap<String, Part>) {
     let mut data = Vec::new();
     let mut header = serde_json::Map::new();
     for (name, (dtype, shape, bytes)) in parts {
