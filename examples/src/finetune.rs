@@ -1,5 +1,4 @@
-//! Fine-tunes the embedder on pairs of texts that belong together: jobs that take long, and that go on where they were
-//! when the worker is killed, here or on another node that sees the same folders.
+//! Fine-tunes the embedder on pairs of texts: jobs that take long, and go on where they were when a worker is killed.
 //!
 //! Every file in a folder is a job that says where its pairs are, and how to train:
 //!
