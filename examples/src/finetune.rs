@@ -1,7 +1,7 @@
-//! Fine-tunes the embedder on pairs of texts that belong together: jobs that take long, and that go on where they were
-//! when the worker is killed, here or on another node that sees the same folders.
+//! Fine-tunes the embedder on pairs of texts: jobs that take long, and go on where they were when a worker is killed.
 //!
 //! Every file in a folder is a job that says where its pairs are, and how to train:
+//!
 //! ```sh
 //! ./quickstart            # installs the weights, or name a directory in FOREBAY_WEIGHTS
 //! mkdir -p jobs
@@ -9,8 +9,7 @@
 //! cargo run --release -p forebay-examples --bin finetune -- jobs tuned --pairs examples/data --state state
 //! ```
 //!
-//! `tuned/first.json.safetensors` is then the trained layer, `tuned/first.json.tuned.json` says what it is good for, and
-//! `state` is not needed any more.
+//! `tuned/first.json.safetensors` is then the trained layer, `tuned/first.json.tuned.json` says what it is good for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +27,7 @@ use serde::Deserialize;
 
 /// The longest file of pairs, in bytes.
 const PAIRS_BYTES: u64 = 256 << 20;
+
 /// A job.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,7 +48,7 @@ struct Arguments {
     /// The folder that pairs may be read from; jobs name files in it as file:///path.
     #[arg(long)]
     pairs: PathBuf,
-    /// Where the states of jobs under way are kept.
+    /// Where the states of jobs under way are kept. Once they are done it may be removed.
     #[arg(long)]
     state: PathBuf,
     /// Seconds between two saves of a job's state. By default as often as pays.
@@ -70,8 +70,8 @@ async fn main() -> ExitCode {
 async fn finetune(arguments: Arguments) -> Result<ExitCode> {
     forebay::telemetry::init()?;
     let seconds = |value: f64, name| Duration::try_from_secs_f64(value).or_invalid().context(name);
-    let lease = seconds(arguments.lease, "--lease")?;
-    let source = Folder::open(&arguments.jobs, &arguments.out)?.suffix(".tuned.json").once().lease(lease);
+    let source = Folder::open(&arguments.jobs, &arguments.out)?.suffix(".tuned.json").once();
+    let source = source.lease(seconds(arguments.lease, "--lease")?);
     let mut saving = Saving::to(store::Folder::open(&arguments.state)?);
     if let Some(interval) = arguments.save_every {
         saving = saving.every(seconds(interval, "--save-every")?);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-pub(super) const HIDDEN: usize = 32;
+pub(crate) const HIDDEN: usize = 32;
 
 /// One tensor of a safetensors file: type, shape, bytes.
 pub(crate) type Part = (&'static str, Vec<usize>, Vec<u8>);
@@ -19,7 +19,7 @@ pub(crate) fn model() -> tempfile::TempDir {
     dir
 }
 
-pub(super) fn config() -> serde_json::Value {
+pub(crate) fn config() -> serde_json::Value {
     json!({
         "vocab_size": vocabulary().len(), "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4,
         "intermediate_size": 64, "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "max_position_embeddings": 512,

@@ -3,9 +3,10 @@
 use forebay::checkpoint::Workplace;
 use forebay::{Fault, Job, Stepper};
 
-use super::super::{Pair, Pairs, Settings, Task};
-use super::{small, tokenized, tuner, twisted, weights};
-use crate::{Device, Embedder, TokenIds, Tokens};
+use super::super::{Pair, Pairs, Settings, Task, Tuner};
+use super::{small, task, tokenized, tuner, twisted, weights};
+use crate::tests::tiny;
+use crate::{Device, Tokens, Weights};
 
 #[test]
 fn settings_out_of_bounds_are_refused_by_name() {
@@ -84,10 +85,23 @@ fn tasks_are_refused_before_they_begin() {
         let why = begin(&task).unwrap_err();
         assert!(why.to_string().contains(reason) && why.fault() == Fault::Invalid, "{why}");
     }
-    // Tokens of another tokenizer are found before the first step.
-    let mut embedder = Embedder::load(&weights(), &Device::Cpu).unwrap();
-    let foreign = TokenIds::new(vec![2, 70_000, 3]);
-    assert!(matches!(forebay::Model::admit(&mut embedder, &foreign), forebay::Admit::Never(_)));
+}
+
+#[test]
+fn tokens_of_another_tokenizer_are_refused_before_the_first_step() {
+    let dir = tiny::model();
+    let mut config = tiny::config();
+    config["vocab_size"] = 40.into();
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let mut parts = tiny::tensors("");
+    let words = parts.get_mut("embeddings.word_embeddings.weight").unwrap();
+    words.1[0] = 40;
+    words.2.truncate(40 * tiny::HIDDEN * 4);
+    tiny::write(&dir.path().join("model.safetensors"), &parts);
+    let mut fewer_words = Tuner::load(&Weights::dir(dir.path()).unwrap(), &Device::Cpu).unwrap();
+    let place = Workplace::new(&Job::new("1"), None);
+    let why = fewer_words.begin(&task(), &place).err().expect("refused");
+    assert!(why.to_string().contains("not in the model's vocabulary of 40") && why.fault() == Fault::Invalid, "{why}");
 }
 
 #[test]
