@@ -27,6 +27,7 @@ pub struct Embedder {
     network: Network,
     vocabulary: usize,
     longest: usize,
+    width: usize,
 }
 
 enum Network {
@@ -69,7 +70,17 @@ impl Embedder {
     }
 
     fn new(network: Network, config: &Config) -> Self {
-        Self { network, vocabulary: config.vocab_size, longest: config.max_position_embeddings }
+        Self {
+            network,
+            vocabulary: config.vocab_size,
+            longest: config.max_position_embeddings,
+            width: config.hidden_size,
+        }
+    }
+
+    /// How many values a vector has.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Why this input cannot be embedded, if so.

@@ -5,6 +5,7 @@
 //! | [`Embedder`] | sentence embeddings by models of the BERT family | `candle` (default) |
 //! | [`Tokens`], [`Passages`] | text to token ids, documents to passages; for CPU stages | `candle` |
 //! | [`Weights`] | a model's files in a directory, or from a Hugging Face repository | `candle`, `hub` |
+//! | [`finetune`] | a last layer for the embedder, trained on pairs of texts in steps that can be saved | `candle` |
 //! | [`md`] | molecular dynamics of a Lennard-Jones fluid, in steps that can be saved and gone on with | `candle` |
 //! | [`toy`] | an echo and a fake device without weights | none |
 //!
@@ -41,7 +42,11 @@ mod attention;
 #[cfg(feature = "candle")]
 mod bert;
 #[cfg(feature = "candle")]
+mod bounds;
+#[cfg(feature = "candle")]
 mod embed;
+#[cfg(feature = "candle")]
+pub mod finetune;
 #[cfg(feature = "hub")]
 mod hub;
 #[cfg(feature = "candle")]
@@ -58,12 +63,16 @@ pub mod md;
 mod passages;
 #[cfg(feature = "candle")]
 mod plan;
+#[cfg(feature = "candle")]
+mod random;
 #[cfg(all(test, feature = "candle"))]
 mod tests;
 #[cfg(feature = "candle")]
 mod tokens;
 #[cfg(feature = "candle")]
 mod weights;
+#[cfg(feature = "candle")]
+mod words;
 
 /// Where a model runs: candle's type, [`Device::Cpu`] or a device that candle was built for.
 #[cfg(feature = "candle")]

@@ -4,7 +4,7 @@
 //! do: the smallest lattice with enough sites is filled evenly.
 
 use super::Simulation;
-use super::random::Random;
+use crate::random::Random;
 
 /// Sites of a cell, in halves of its side.
 const SITES: [[u64; 3]; 4] = [[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]];

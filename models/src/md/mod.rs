@@ -13,7 +13,6 @@ mod lattice;
 mod neighbours;
 mod potential;
 mod radial;
-mod random;
 mod run;
 mod simulation;
 mod stepper;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
-use forebay::{Bytes, Context, Error, Result};
+use forebay::{Error, Result};
 
 use super::averages::Averages;
 use super::xyz::Trajectory;
@@ -167,19 +167,4 @@ impl Run {
         run.radial = run.radial.resume(radial)?;
         Ok(run)
     }
-}
-
-/// Numbers as bytes, the lowest first.
-pub(super) fn to_bytes(values: impl IntoIterator<Item = u64>) -> Vec<u8> {
-    values.into_iter().flat_map(u64::to_le_bytes).collect()
-}
-
-/// The other way; `name` is named by the error.
-pub(super) fn of_bytes(name: &str, bytes: &Bytes) -> Result<Vec<u64>> {
-    let (words, rest) = bytes.as_chunks::<8>();
-    if !rest.is_empty() {
-        return Err(Error::failed(format!("{} bytes are no whole number of values", bytes.len())))
-            .with_context(|| format!("the saved part `{name}`"));
-    }
-    Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
 }

@@ -9,6 +9,8 @@ use candle_core::DType;
 use forebay::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::{real, whole};
+
 /// Atoms that a simulation may have.
 const ATOMS_MAX: u64 = 1_000_000;
 /// Places in all lists of neighbours together: four bytes each, and room for what is computed of them.
@@ -194,18 +196,4 @@ impl Simulation {
     pub fn total(&self) -> u64 {
         self.equilibrate + self.steps
     }
-}
-
-fn whole(name: &str, value: u64, low: u64, high: u64) -> Result<()> {
-    if (low..=high).contains(&value) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!("{name} must be from {low} to {high}, not {value}")))
-}
-
-fn real(name: &str, value: f64, low: f64, high: f64) -> Result<()> {
-    if (low..=high).contains(&value) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!("{name} must be from {low} to {high}, not {value}")))
 }

@@ -11,8 +11,8 @@ use candle_core::Device;
 use forebay::checkpoint::{Saved, Snapshot, Workplace};
 use forebay::{Error, Progress, Result, Stepper};
 
-use super::run::{of_bytes, to_bytes};
 use super::{Frozen, Run, Simulation, Summary, TRAJECTORY};
+use crate::words::{of_bytes, to_bytes};
 
 /// The part that says what was asked for.
 const SIMULATION: &str = "simulation.json";

@@ -3,7 +3,7 @@
 //! Owns one formula: by what all velocities are multiplied after a step, so that the kinetic energy is that of the
 //! canonical ensemble. It draws the random numbers of a step from the step's own number, so it has no state.
 
-use super::random::Random;
+use crate::random::Random;
 
 /// The stream of random numbers that thermostats draw from.
 const STREAM: u64 = 2;

@@ -4,5 +4,5 @@
 
 mod embed;
 mod passages;
-mod tiny;
+pub(crate) mod tiny;
 mod weights;

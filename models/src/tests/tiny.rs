@@ -5,13 +5,13 @@ use std::path::Path;
 
 use serde_json::json;
 
-pub(super) const HIDDEN: usize = 32;
+pub(crate) const HIDDEN: usize = 32;
 
 /// One tensor of a safetensors file: type, shape, bytes.
-pub(super) type Part = (&'static str, Vec<usize>, Vec<u8>);
+pub(crate) type Part = (&'static str, Vec<usize>, Vec<u8>);
 
 /// Writes all three files.
-pub(super) fn model() -> tempfile::TempDir {
+pub(crate) fn model() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("config.json"), config().to_string()).unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), tokenizer().to_string()).unwrap();
@@ -19,7 +19,7 @@ pub(super) fn model() -> tempfile::TempDir {
     dir
 }
 
-pub(super) fn config() -> serde_json::Value {
+pub(crate) fn config() -> serde_json::Value {
     json!({
         "vocab_size": vocabulary().len(), "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4,
         "intermediate_size": 64, "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "max_position_embeddings": 512,
@@ -29,7 +29,7 @@ pub(super) fn config() -> serde_json::Value {
 }
 
 /// The tensors of that configuration, their names after `prefix`.
-pub(super) fn tensors(prefix: &str) -> BTreeMap<String, Part> {
+pub(crate) fn tensors(prefix: &str) -> BTreeMap<String, Part> {
     let config = serde_json::from_value(config()).unwrap();
     let mut seed = 1u32;
     let parts = crate::bert::tensors(&config).into_iter().map(|(name, shape)| {
@@ -46,7 +46,7 @@ pub(super) fn tensors(prefix: &str) -> BTreeMap<String, Part> {
 }
 
 /// Writes a safetensors file.
-pub(super) fn write(path: &Path, parts: &BTreeMap<String, Part>) {
+pub(crate) fn write(path: &Path, parts: &BTreeMap<String, Part>) {
     let mut data = Vec::new();
     let mut header = serde_json::Map::new();
     for (name, (dtype, shape, bytes)) in parts {

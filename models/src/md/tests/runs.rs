@@ -5,9 +5,9 @@ use std::path::Path;
 use candle_core::Device;
 use forebay::{Bytes, Fault};
 
-use super::super::run::{of_bytes, to_bytes};
 use super::super::{Frozen, Precision, Run, Simulation, TRAJECTORY, Thermostat};
 use super::small;
+use crate::words::{of_bytes, to_bytes};
 
 fn advance(run: &mut Run, steps: u64) {
     for _ in 0..steps {

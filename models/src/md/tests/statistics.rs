@@ -1,8 +1,8 @@
 //! Random numbers, the thermostat, averages, and distances.
 
 use super::super::averages::Averages;
-use super::super::random::Random;
 use super::super::{Radial, Sample, Simulation, lattice, thermostat};
+use crate::random::Random;
 
 fn moments(values: &[f64]) -> (f64, f64) {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
