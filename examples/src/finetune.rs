@@ -4,12 +4,13 @@
 //!
 //! ```sh
 //! ./quickstart            # installs the weights, or name a directory in FOREBAY_WEIGHTS
-//! mkdir -p jobs
-//! echo '{"pairs": "file://'$PWD'/examples/data/pairs.jsonl", "settings": {"epochs": 50}}' > jobs/first.json
-//! cargo run --release -p forebay-examples --bin finetune -- jobs tuned --pairs examples/data --state state
+//! mkdir -p /tmp/tune/jobs
+//! echo '{"pairs": "file://'$PWD'/examples/data/pairs.jsonl", "settings": {"epochs": 50}}' > /tmp/tune/jobs/first.json
+//! cargo run --release -p forebay-examples --bin finetune -- \
+//!     /tmp/tune/jobs /tmp/tune/out --pairs examples/data --state /tmp/tune/state
 //! ```
 //!
-//! `tuned/first.json.safetensors` is then the trained layer, `tuned/first.json.tuned.json` says what it is good for.
+//! In `/tmp/tune/out`, `first.json.safetensors` is then the trained layer, `first.json.tuned.json` says what it is good for.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -121,6 +121,20 @@ fn a_worker_that_was_stopped_leaves_the_job_to_its_successor() {
     assert!(folder.results() == expected);
 }
 
+#[test]
+fn a_worker_that_is_told_to_stop_says_that_the_job_is_unfinished() {
+    let expected = uninterrupted();
+    let folder = Folder::new(SIMULATION);
+    let mut worker = folder.start();
+    folder.taken(1);
+    signal(&worker, "TERM");
+    let code = worker.wait().expect("it ends").code();
+    assert_eq!(code, Some(forebay::EXIT_UNFINISHED.into()), "{}", folder.log());
+    assert!(!folder.is_done());
+    folder.finish();
+    assert!(folder.results() == expected);
+}
+
 fn signal(process: &Child, name: &str) {
     let kill = format!("kill -{name} {}", process.id());
     assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());

@@ -87,7 +87,7 @@ pub use pipeline::outlook::Outlook;
 pub use pipeline::{Pipeline, Running};
 pub use stepper::{Progress, Stepper};
 pub use verdict::{FIRST_PAUSE, LONGEST_PAUSE, Verdict, judge};
-pub use worker::{EXIT_NODE_FAULT, Report, Worker};
+pub use worker::{EXIT_NODE_FAULT, EXIT_UNFINISHED, Report, Worker};
 #[cfg(feature = "http")]
 pub use worker::{Form, Part};
 

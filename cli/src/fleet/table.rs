@@ -135,7 +135,7 @@ fn times(outcome: &Outcome) -> [(&'static str, Duration); 6] {
         ("useful work", outcome.useful),
         ("checkpoint overhead", outcome.overhead),
         ("lost work", outcome.lost),
-        ("waiting", outcome.waiting),
+        ("gaps between nodes", outcome.gaps),
         ("restoring", outcome.restoring),
         ("handing over", outcome.handing_over),
     ]

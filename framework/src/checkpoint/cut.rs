@@ -22,10 +22,12 @@ pub(super) const LONGEST_CHUNK: u64 = 64 << 20;
 /// Of a chunk, how much is compressed to find out whether that pays.
 const SAMPLE: usize = 64 << 10;
 
-/// So many chunks of a growing file that together are less than a part of one are sent again as one.
+/// So many small chunks at the end of a growing file are sent again as one, which is less than to name each of them in
+/// every manifest from then on.
 const CRUMBS: usize = 64;
-/// Which part: so little that to send it twice costs less than to name each chunk in every manifest.
-const CRUMB: u64 = 16;
+/// How small, in bytes: from the first to below the second. What is put together of the lower kind is of the higher, and
+/// of the higher of neither, so no byte is sent more than three times.
+const CRUMB: [(u64, u64); 2] = [(256, 16 << 10), (0, 256)];
 
 /// How a state is cut.
 #[derive(Clone, Copy, Debug)]
@@ -99,14 +101,23 @@ pub(super) struct Cutter<'a> {
     pub(super) send: &'a mut dyn FnMut(Outgoing) -> Result<()>,
 }
 
-/// The chunks of a save while it is cut. Those in the open pack do not know their object yet.
+/// The chunks of a save while it is cut. Those in an open pack do not know their object yet.
 #[derive(Default)]
 struct Fresh {
     chunks: Vec<Chunk>,
     by_hash: HashMap<Hash, usize>,
-    pack: Vec<u8>,
-    in_pack: Vec<usize>,
+    /// What changes with the next save and what stays for good are kept apart, so that the first can be removed.
+    changing: Pack,
+    lasting: Pack,
     packs: BTreeMap<String, u64>,
+}
+
+/// An object that is not whole yet.
+#[derive(Default)]
+struct Pack {
+    bytes: Vec<u8>,
+    /// Which of the fresh chunks are in it.
+    inside: Vec<usize>,
 }
 
 /// A chunk of a part: named already, or among the fresh.
@@ -130,7 +141,8 @@ impl Cutter<'_> {
             let cut = cut.with_context(|| format!("part `{name}` of a snapshot"))?;
             all.push((name, cut));
         }
-        self.close_pack(&mut fresh)?;
+        self.close_pack(Kind::Memory, &mut fresh)?;
+        self.close_pack(Kind::Grows, &mut fresh)?;
         let named = |cut: Cut| match cut {
             Cut::Known(chunk) => chunk,
             Cut::Fresh(index) => fresh.chunks[index].clone(),
@@ -158,7 +170,7 @@ impl Cutter<'_> {
                 let path = self.place.folder()?.join(name);
                 let file = File::open(&path).with_context(|| path.display().to_string())?;
                 let len = file.metadata()?.len();
-                Ok((Kind::File, self.file(&file, 0, len, fresh)?))
+                Ok((Kind::File, self.file(&file, 0, len, Kind::File, fresh)?))
             }
             snapshot::Part::Grows(len) => Ok((Kind::Grows, self.growing(name, len, fresh)?)),
         }
@@ -166,16 +178,18 @@ impl Cutter<'_> {
 
     fn buffer(&mut self, bytes: Bytes, fresh: &mut Fresh) -> Result<Vec<Cut>> {
         let cuts = (0..bytes.len()).step_by(self.sizes.chunk);
-        cuts.map(|at| self.chunk(bytes.slice(at..bytes.len().min(at + self.sizes.chunk)), fresh)).collect()
+        let piece = |at: usize| bytes.slice(at..bytes.len().min(at + self.sizes.chunk));
+        let pieces: Vec<Bytes> = cuts.map(piece).collect();
+        pieces.into_iter().map(|piece| self.chunk(piece, Kind::Memory, fresh)).collect()
     }
 
-    fn file(&mut self, file: &File, from: u64, to: u64, fresh: &mut Fresh) -> Result<Vec<Cut>> {
+    fn file(&mut self, file: &File, from: u64, to: u64, kind: Kind, fresh: &mut Fresh) -> Result<Vec<Cut>> {
         let mut cuts = Vec::new();
         let mut at = from;
         while at < to {
             let len = (to - at).min(self.sizes.chunk as u64);
             let bytes = piece(file, at, len as usize)?;
-            cuts.push(self.chunk(bytes, fresh)?);
+            cuts.push(self.chunk(bytes, kind, fresh)?);
             at += len;
         }
         Ok(cuts)
@@ -196,13 +210,11 @@ impl Cutter<'_> {
         if grown {
             let mut cuts = kept(before);
             let mut from = saved;
-            if let Some((chunks, at)) =
-                before.and_then(|part| crumbs(part, self.sizes.chunk)).filter(|(_, at)| *at >= absent)
-            {
+            if let Some((chunks, at)) = before.and_then(crumbs).filter(|(_, at)| *at >= absent) {
                 cuts.truncate(chunks);
                 from = at;
             }
-            cuts.extend(self.file(&file, from.saturating_sub(absent), len, fresh)?);
+            cuts.extend(self.file(&file, from.saturating_sub(absent), len, Kind::Grows, fresh)?);
             return Ok(cuts);
         }
         if absent > 0 {
@@ -211,10 +223,10 @@ impl Cutter<'_> {
             ));
         }
         warn!(part = name, "a file that was to grow was cut or changed: all of it is sent again");
-        self.file(&file, 0, len, fresh)
+        self.file(&file, 0, len, Kind::Grows, fresh)
     }
 
-    fn chunk(&mut self, bytes: Bytes, fresh: &mut Fresh) -> Result<Cut> {
+    fn chunk(&mut self, bytes: Bytes, kind: Kind, fresh: &mut Fresh) -> Result<Cut> {
         let hash = blake3::hash(&bytes);
         let hex = hash.to_hex();
         if let Some(known) = self.known.chunks.get(hex.as_str()) {
@@ -235,21 +247,22 @@ impl Cutter<'_> {
             chunk.object = self.object(&hash);
             (self.send)(Outgoing { object: chunk.object.clone(), bytes: stored })?;
         } else {
-            if fresh.pack.len() + stored.len() > self.sizes.pack {
-                self.close_pack(fresh)?;
+            if fresh.pack(kind).bytes.len() + stored.len() > self.sizes.pack {
+                self.close_pack(kind, fresh)?;
             }
-            chunk.at = fresh.pack.len() as u64;
-            fresh.pack.extend_from_slice(&stored);
-            fresh.in_pack.push(index);
+            let pack = fresh.pack(kind);
+            chunk.at = pack.bytes.len() as u64;
+            pack.bytes.extend_from_slice(&stored);
+            pack.inside.push(index);
         }
         fresh.chunks.push(chunk);
         fresh.by_hash.insert(hash, index);
         Ok(Cut::Fresh(index))
     }
 
-    fn close_pack(&mut self, fresh: &mut Fresh) -> Result<()> {
-        let bytes = Bytes::from(std::mem::take(&mut fresh.pack));
-        let inside = std::mem::take(&mut fresh.in_pack);
+    fn close_pack(&mut self, kind: Kind, fresh: &mut Fresh) -> Result<()> {
+        let Pack { bytes, inside } = std::mem::take(fresh.pack(kind));
+        let bytes = Bytes::from(bytes);
         if inside.is_empty() {
             return Ok(());
         }
@@ -268,16 +281,29 @@ impl Cutter<'_> {
     }
 }
 
+impl Fresh {
+    fn pack(&mut self, kind: Kind) -> &mut Pack {
+        match kind {
+            Kind::Memory | Kind::File => &mut self.changing,
+            Kind::Grows => &mut self.lasting,
+        }
+    }
+}
+
 fn kept(before: Option<&Part>) -> Vec<Cut> {
     before.into_iter().flat_map(|part| &part.chunks).cloned().map(Cut::Known).collect()
 }
 
 /// How many chunks of a growing part stand, and up to where, if those after them are so many and so small that they are
 /// put together: else the list of a log that grows by a line at a time would outgrow the log.
-fn crumbs(part: &Part, chunk: usize) -> Option<(usize, u64)> {
-    let stands = part.chunks.len().checked_sub(CRUMBS)?;
-    let len: u64 = part.chunks[stands..].iter().map(|chunk| chunk.len).sum();
-    (len < chunk as u64 / CRUMB).then(|| (stands, part.len - len))
+fn crumbs(part: &Part) -> Option<(usize, u64)> {
+    CRUMB.iter().find_map(|&(least, below)| {
+        let stands = part.chunks.iter().rposition(|chunk| chunk.len >= below).map_or(0, |last| last + 1);
+        let small = &part.chunks[stands..];
+        let count = small.iter().filter(|chunk| chunk.len >= least).count();
+        let len: u64 = small.iter().map(|chunk| chunk.len).sum();
+        (count >= CRUMBS).then(|| (stands, part.len - len))
+    })
 }
 
 /// Whether the end of what was saved of a growing file still stands in it, as far as that is on this disk.

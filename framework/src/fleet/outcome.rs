@@ -5,7 +5,7 @@ use std::time::Duration;
 /// What a simulated fleet did. Times are summed over jobs or nodes.
 ///
 /// Of jobs: from when each was first received until it was done, or until the simulation's end, its time is
-/// `useful + overhead + lost + waiting + restoring + handing_over`.
+/// `useful + overhead + lost + gaps + restoring + handing_over`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// Jobs that are done.
@@ -21,7 +21,7 @@ pub struct Outcome {
     /// Work that was done again, since it was not saved when its node was lost.
     pub lost: Duration,
     /// Jobs without a node: until their lease has run out and a node asks for them.
-    pub waiting: Duration,
+    pub gaps: Duration,
     /// Jobs that are read, with their state, before they go on.
     pub restoring: Duration,
     /// Jobs that are handed over and wait for their last save to be uploaded.

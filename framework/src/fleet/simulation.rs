@@ -221,7 +221,7 @@ impl<'a> Simulation<'a> {
         let (place, work, fleet) = (&mut self.places[at], &mut self.jobs[job], self.fleet);
         let Some(node) = place.node else { return };
         self.outcome.idle += now - place.idle_since;
-        self.outcome.waiting += now - work.since;
+        self.outcome.gaps += now - work.since;
         work.attempts += 1;
 
         let age = now - node.born;
@@ -399,7 +399,7 @@ impl<'a> Simulation<'a> {
         let unfinished = self.jobs.iter().filter(|work| work.progress < self.fleet.job);
         for work in unfinished {
             self.outcome.job_time += end - work.first;
-            self.outcome.waiting += end - work.since;
+            self.outcome.gaps += end - work.since;
         }
     }
 }

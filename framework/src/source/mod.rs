@@ -97,6 +97,12 @@ pub trait Source: Send + 'static {
         None
     }
 
+    /// For a source of work that nobody else does: tells, once the worker has ended, whether there is some left. The
+    /// process then ends with [`EXIT_UNFINISHED`](crate::EXIT_UNFINISHED).
+    fn unfinished(&self) -> Option<Unfinished> {
+        None
+    }
+
     /// Called once, when nothing will be received any more: gives back at once what was taken and not handed over. A
     /// drain waits for it for some seconds. A source around another one passes it on.
     fn close(&mut self) -> impl Future<Output = ()> + Send {
@@ -212,6 +218,9 @@ pub(crate) async fn give_back(deliveries: impl IntoIterator<Item = Delivery>) {
     join_all(receipts.iter().map(|receipt| receipt.settle(&verdict))).await;
 }
 
+/// Whether a source has work left; asked after the source itself has gone.
+pub type Unfinished = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// A [`Source`] behind a pointer.
 pub(crate) trait AnySource: Send {
     fn name(&self) -> &'static str;
@@ -220,6 +229,7 @@ pub(crate) trait AnySource: Send {
     fn accepts_ahead(&self) -> bool;
     fn close(&mut self) -> BoxFuture<'_, ()>;
     fn crashes(&mut self) -> Option<BoxFuture<'_, Result<()>>>;
+    fn unfinished(&self) -> Option<Unfinished>;
 }
 
 impl<S: Source> AnySource for S {
@@ -241,6 +251,10 @@ impl<S: Source> AnySource for S {
 
     fn crashes(&mut self) -> Option<BoxFuture<'_, Result<()>>> {
         Source::crashes(self)
+    }
+
+    fn unfinished(&self) -> Option<Unfinished> {
+        Source::unfinished(self)
     }
 
     fn close(&mut self) -> BoxFuture<'_, ()> {

@@ -10,7 +10,8 @@
 //! FOREBAY_JOB_OUTPUT=s3://bucket/jobs/7/output.json    its result
 //! ```
 //!
-//! A job that is rejected leaves `<output>.error` instead, a JSON object with `job`, `fault` and `error`; whoever wants it
+//! A process that is stopped before the job has ended hands it over and exits with
+//! [`EXIT_UNFINISHED`](crate::EXIT_UNFINISHED), so that no platform takes it for done. A job that is rejected leaves `<output>.error` instead, a JSON object with `job`, `fault` and `error`; whoever wants it
 //! run again removes that.
 
 use std::future::pending;
@@ -24,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::{Delivery, Extended, Receipt, Source};
+use super::{Delivery, Extended, Receipt, Source, Unfinished};
 use crate::checkpoint::Saving;
 use crate::config::JobConfig;
 use crate::error::{Context, Result};
@@ -167,6 +168,11 @@ impl Single {
 impl Source for Single {
     fn name(&self) -> &'static str {
         "single"
+    }
+
+    fn unfinished(&self) -> Option<Unfinished> {
+        let stands = self.stands.clone();
+        Some(Box::new(move || *stands.borrow() != Stands::Ended))
     }
 
     async fn receive(&mut self, _: usize) -> Result<Vec<Delivery>> {

@@ -41,6 +41,9 @@ use stop::Stop;
 
 /// The exit code after a fault of the node: the platform should start the worker elsewhere.
 pub const EXIT_NODE_FAULT: u8 = 70;
+/// The exit code of a worker that was stopped before the one job that it was started for had ended
+/// ([`Single`](crate::source::single::Single)): it has to be started again. The number is `EX_TEMPFAIL` of `sysexits.h`.
+pub const EXIT_UNFINISHED: u8 = 75;
 
 /// How long a worker that cannot start waits before it tries again.
 const START_AGAIN: Duration = Duration::from_secs(30);
@@ -214,8 +217,9 @@ impl Worker {
     /// `main` returns.
     ///
     /// 0 after a drain or the sources' end; [`EXIT_NODE_FAULT`] only for faults of this node, since platforms shun
-    /// a node whose container fails, and for a node that is unfit (feature `node`). A wrong setting, or a model that cannot load, keeps the process up, not
-    /// ready and saying so, and is tried again every 30 s.
+    /// a node whose container fails, and for a node that is unfit (feature `node`); [`EXIT_UNFINISHED`] where a source
+    /// has [work left](crate::source::Source::unfinished) that nobody else does. A wrong setting, or a model that cannot
+    /// load, keeps the process up, not ready and saying so, and is tried again every 30 s.
     ///
     /// With a source that tells crashes from losses ([`Committed`](crate::source::committed::Committed)), as the first
     /// process of a container or with `FOREBAY_SUPERVISE=1`, the program is started again as a child that does the
@@ -240,10 +244,13 @@ impl Worker {
                 return ExitCode::from(EXIT_NODE_FAULT);
             }
         };
+        let left: Vec<_> = self.sources.iter().filter_map(|(_, source)| source.unfinished()).collect();
+        let ends = || if left.iter().any(|left| left()) { EXIT_UNFINISHED } else { 0 };
         match self.run_until(&mut stop).await {
             Ok(report) => {
-                info!(%report, "worker ends");
-                ExitCode::SUCCESS
+                let code = ends();
+                info!(%report, code, "worker ends");
+                ExitCode::from(code)
             }
             Err(why) if why.fault() == Fault::Fatal => {
                 error!(error = %why, code = EXIT_NODE_FAULT, "worker ends: this node is unfit");
@@ -252,7 +259,7 @@ impl Worker {
             Err(why) => {
                 error!(error = %why, "not ready: waiting to be stopped");
                 stop.told(1).await;
-                ExitCode::SUCCESS
+                ExitCode::from(ends())
             }
         }
     }

@@ -4,9 +4,9 @@ use super::*;
 
 /// Every moment of jobs and of nodes, to the nanosecond.
 fn is_complete(outcome: &Outcome) {
-    let Outcome { useful, overhead, lost, waiting, restoring, handing_over, .. } = *outcome;
+    let Outcome { useful, overhead, lost, gaps, restoring, handing_over, .. } = *outcome;
     let on_nodes = useful + overhead + lost + restoring + handing_over;
-    assert_eq!(on_nodes + waiting, outcome.job_time);
+    assert_eq!(on_nodes + gaps, outcome.job_time);
     assert_eq!(on_nodes + outcome.idle, outcome.node_time + outcome.zombie_time);
     assert!(useful >= Fleet::default().job * outcome.finished as u32);
 }
@@ -125,6 +125,6 @@ fn extremes_are_played() {
 
 fn is_complete_for(fleet: &Fleet) {
     let outcome = fleet.run().unwrap();
-    let on_nodes = outcome.job_time - outcome.waiting;
+    let on_nodes = outcome.job_time - outcome.gaps;
     assert_eq!(on_nodes + outcome.idle, outcome.node_time + outcome.zombie_time);
 }
