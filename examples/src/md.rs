@@ -18,7 +18,7 @@ use clap::Parser;
 use forebay::places::{Places, Reference};
 use forebay::source::single::Single;
 use forebay::store::{Content, Folder, Outcome, Put};
-use forebay::{Context, Error, Job, Pipeline, Result, Stepping, Worker};
+use forebay::{Context, Job, Pipeline, Result, Stepping, Worker};
 use forebay_models::Device;
 use forebay_models::md::{Dynamics, Outcome as Simulated, Simulation, Summary, TRAJECTORY};
 
@@ -105,5 +105,5 @@ async fn remote() -> Result<Desk> {
 
 #[cfg(not(feature = "s3"))]
 async fn remote() -> Result<Desk> {
-    Err(Error::invalid("name a folder; for a job in a bucket, build with --features s3"))
+    Err(forebay::Error::invalid("name a folder; for a job in a bucket, build with --features s3"))
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use forebay::checkpoint::{Checkpoints, Saved, Snapshot, Workplace};
+use forebay::checkpoint::{Checkpoints, Snapshot, Workplace};
 use forebay::store::{Folder, Key};
 use forebay::{Fault, Job};
 use forebay_tests::Random;
@@ -69,12 +69,11 @@ async fn on_small_disks(disks: &Path) {
     let why = successor.0.restore().await.unwrap_err();
     println!("{why}");
     assert_eq!(why.fault(), Fault::Transient);
-    for said in ["state 1 of job full", "No space left on device", "file"] {
+    for said in ["state 1 of job full", "No space left on device", "scratch", "/file:"] {
         assert!(why.to_string().contains(said), "`{said}` in {why}");
     }
     fs::remove_file(ballast).unwrap();
-    let saved: Saved = successor.0.restore().await.unwrap().unwrap();
-    assert!(saved.names().any(|name| name == "file"));
+    assert!(successor.0.restore().await.unwrap().is_some());
     assert!(fs::read(successor.1.folder().unwrap().join("file")).unwrap() == first, "the last whole state");
     fs::write(successor.1.folder().unwrap().join("file"), noise(3, 500_000)).unwrap();
     successor.0.save(Snapshot::new().file("file")).await.unwrap();

@@ -41,7 +41,7 @@ pub struct Arguments {
     /// The size of a job's state, uploaded whole with each save.
     #[arg(long, value_name = "SIZE", default_value = "100MB", value_parser = size)]
     state: u64,
-    /// Saves at this interval, instead of the automatic one.
+    /// Saves at this interval, at least a second, instead of the automatic one.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     every: Option<Duration>,
     /// Plays the same nodes with fixed intervals from 30 s to 1 h too.

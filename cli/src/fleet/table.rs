@@ -65,12 +65,20 @@ fn table(outcome: &Outcome, swept: &[Swept]) -> String {
     for Swept { interval, outcome } in swept {
         line(&format_duration(*interval).to_string(), outcome);
     }
-    let ratio = outcome.waste() / best.outcome.waste();
     let jobs = counted(outcome.finished as usize, "job");
-    text + &format!(
-        "\nbest fixed: {}; the automatic interval wastes {ratio:.3} times as much, over {jobs}\n",
-        format_duration(best.interval)
-    )
+    text + &match ratio(outcome, best) {
+        Some(ratio) => format!(
+            "\nbest fixed: {}; the automatic interval wastes {ratio:.3} times as much, over {jobs}\n",
+            format_duration(best.interval)
+        ),
+        None => "\nno interval can be called the best: nothing was wasted, or nothing useful was done\n".to_owned(),
+    }
+}
+
+/// How much more the automatic interval wastes than the best fixed one.
+fn ratio(outcome: &Outcome, best: &Swept) -> Option<f64> {
+    let ratio = outcome.waste() / best.outcome.waste();
+    ratio.is_finite().then_some(ratio)
 }
 
 /// The same, times in seconds.
@@ -96,7 +104,7 @@ pub fn json(arguments: &Arguments, outcome: &Outcome, swept: &[Swept]) -> String
         let line = |swept: &Swept| json!({ "every_s": swept.interval.as_secs(), "outcome": figures(&swept.outcome) });
         all["sweep"] = swept.iter().map(line).collect();
         all["best_s"] = best.interval.as_secs().into();
-        all["automatic_to_best"] = (outcome.waste() / best.outcome.waste()).into();
+        all["automatic_to_best"] = ratio(outcome, best).into();
     }
     format!("{all:#}\n")
 }

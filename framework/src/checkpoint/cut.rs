@@ -25,9 +25,9 @@ const SAMPLE: usize = 64 << 10;
 /// So many small chunks at the end of a growing file are sent again as one, which is less than to name each of them in
 /// every manifest from then on.
 const CRUMBS: usize = 64;
-/// How small, in bytes: from the first to below the second. What is put together of the lower kind is of the higher, and
-/// of the higher of neither, so no byte is sent more than three times.
-const CRUMB: [(u64, u64); 2] = [(256, 16 << 10), (0, 256)];
+/// Chunks below so many bytes are small. What is put together is hardly ever small again, so that few bytes are sent more
+/// than twice.
+const CRUMB: u64 = 16 << 10;
 
 /// How a state is cut.
 #[derive(Clone, Copy, Debug)]
@@ -210,7 +210,7 @@ impl Cutter<'_> {
         if grown {
             let mut cuts = kept(before);
             let mut from = saved;
-            if let Some((chunks, at)) = before.and_then(crumbs).filter(|(_, at)| *at >= absent) {
+            if let Some((chunks, at)) = before.and_then(|part| crumbs(part, absent)) {
                 cuts.truncate(chunks);
                 from = at;
             }
@@ -229,11 +229,14 @@ impl Cutter<'_> {
     fn chunk(&mut self, bytes: Bytes, kind: Kind, fresh: &mut Fresh) -> Result<Cut> {
         let hash = blake3::hash(&bytes);
         let hex = hash.to_hex();
-        if let Some(known) = self.known.chunks.get(hex.as_str()) {
-            return Ok(Cut::Known(known.clone()));
-        }
-        if let Some(&index) = fresh.by_hash.get(&hash) {
-            return Ok(Cut::Fresh(index));
+        // What grows is never named where something else was put, as it would keep that from being removed.
+        if kind != Kind::Grows {
+            if let Some(known) = self.known.chunks.get(hex.as_str()) {
+                return Ok(Cut::Known(known.clone()));
+            }
+            if let Some(&index) = fresh.by_hash.get(&hash) {
+                return Ok(Cut::Fresh(index));
+            }
         }
         let len = bytes.len() as u64;
         let (stored, lz4) = match compressed(&bytes) {
@@ -295,15 +298,17 @@ fn kept(before: Option<&Part>) -> Vec<Cut> {
 }
 
 /// How many chunks of a growing part stand, and up to where, if those after them are so many and so small that they are
-/// put together: else the list of a log that grows by a line at a time would outgrow the log.
-fn crumbs(part: &Part) -> Option<(usize, u64)> {
-    CRUMB.iter().find_map(|&(least, below)| {
-        let stands = part.chunks.iter().rposition(|chunk| chunk.len >= below).map_or(0, |last| last + 1);
-        let small = &part.chunks[stands..];
-        let count = small.iter().filter(|chunk| chunk.len >= least).count();
-        let len: u64 = small.iter().map(|chunk| chunk.len).sum();
-        (count >= CRUMBS).then(|| (stands, part.len - len))
-    })
+/// put together: else the list of a log that grows by a line at a time would outgrow the log. What is not on this disk
+/// stands.
+fn crumbs(part: &Part, absent: u64) -> Option<(usize, u64)> {
+    let (mut stands, mut at) = (part.chunks.len(), part.len);
+    for chunk in part.chunks.iter().rev() {
+        if chunk.len >= CRUMB || at - chunk.len < absent {
+            break;
+        }
+        (stands, at) = (stands - 1, at - chunk.len);
+    }
+    (part.chunks.len() - stands >= CRUMBS).then_some((stands, at))
 }
 
 /// Whether the end of what was saved of a growing file still stands in it, as far as that is on this disk.

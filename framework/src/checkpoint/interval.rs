@@ -89,9 +89,20 @@ pub struct History {
     runs: Vec<Run>,
 }
 
+/// Seconds: a run that begins so soon after another at the node's age that this one ended at is of the same node.
+const SAME_NODE: u64 = 60;
+
 impl History {
-    /// Adds a run; the oldest of more than [`RUNS`] is forgotten.
+    /// Adds a run; the oldest of more than [`RUNS`] is forgotten. One that goes on where the last ended, as of two jobs
+    /// that a node had one after the other, is counted with it.
     pub fn push(&mut self, run: Run) {
+        if let Some(last) = self.runs.last_mut() {
+            let ended = last.age.saturating_add(last.lasted);
+            if !last.lost && run.age >= ended && run.age - ended <= SAME_NODE {
+                (last.lasted, last.lost) = (run.age.saturating_add(run.lasted) - last.age, run.lost);
+                return;
+            }
+        }
         self.runs.push(run);
         if self.runs.len() > RUNS {
             self.runs.remove(0);

@@ -65,7 +65,8 @@ pub(super) async fn restore(
         while let Some(chunks) = fetched.try_next().await? {
             for (bytes, targets) in chunks {
                 for (part, at) in targets {
-                    places[part].write(at, bytes.clone()).await?;
+                    let written = places[part].write(at, bytes.clone()).await;
+                    written.with_context(|| format!("writing {}", folder.join(&wanted[part].name).display()))?;
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! One job's lease in virtual time: the worker's own ledger, against a queue as SQS is one.
 //!
-//! The queue grants 300 s at a time and 12 h in all; of its calls some fail, and half of these hang. Renewals that
+//! The queue grants 300 s at a time and 12 h in all; of its calls some fail, and half of these hang until they
+//! are given up. Renewals that
 //! succeed need not be played one by one: between two that do not, the ledger's times are an arithmetic series. It
 //! promises the same instants and counts either way.
 
@@ -11,10 +12,10 @@ use fastrand::Rng;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::limit::{self, HAND_OVER};
-use super::random::{between, seconds, successes};
+use super::random::successes;
 use crate::error::Result;
 use crate::job::Job;
+use crate::source::limit::{self, HAND_OVER};
 use crate::source::{Extended, Receipt};
 use crate::verdict::Verdict;
 use crate::worker::control::WIND_UP;
@@ -22,8 +23,6 @@ use crate::worker::leases::{Due, Leases};
 
 /// What the queue grants at a time: the default of the source `Sqs`.
 pub(super) const LEASE: Duration = Duration::from_secs(300);
-/// Seconds that a call hangs which does.
-const HANGS: (f64, f64) = (60.0, 140.0);
 
 /// A receipt that nobody asks: the queue is simulated here.
 pub(super) struct Nobody;
@@ -190,8 +189,7 @@ impl Keeper {
             self.failed += 1;
             self.good = successes(&mut self.random, self.faults);
             let hangs = self.random.bool();
-            let takes = seconds(between(&mut self.random, HANGS.0, HANGS.1));
-            return Call { ends: at + if hangs { takes } else { self.rtt }.min(within), answer: None };
+            return Call { ends: at + if hangs { within } else { self.rtt.min(within) }, answer: None };
         }
         self.good -= 1;
         let answer = match limit::extension(self.origin + self.received, self.origin + at, length) {

@@ -14,8 +14,6 @@
 //! ```
 
 mod keeper;
-#[path = "../source/sqs/limit.rs"]
-mod limit;
 mod node;
 mod outcome;
 mod preset;
@@ -57,8 +55,8 @@ pub struct Fleet {
     pub state: u64,
     /// When jobs save: [`Interval::automatic`] by default.
     pub interval: Interval,
-    /// The share of calls that fail: 1 in 1000 by default. Of calls that renew leases, half of these hang for 60 to
-    /// 140 s.
+    /// The share of calls that renew a lease, and of states that are read, that fail: 1 in 1000 by default. Of the calls
+    /// half hang until they are given up.
     pub faults: f64,
     /// The same seed gives the same fleet; 1 by default.
     pub seed: u64,
@@ -101,6 +99,8 @@ impl Fleet {
             "a fleet is watched for more than no time and at most ten years"
         } else if self.job < Duration::from_secs(60) || self.job > LONGEST {
             "a job takes from a minute to ten years"
+        } else if self.interval.next(Duration::ZERO) < saver::OFTEN {
+            "jobs save once a second at most"
         } else if self.cost > Duration::from_secs(3600) {
             "a save blocks its job for at most an hour"
         } else if self.state > 1 << 50 {

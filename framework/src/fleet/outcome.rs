@@ -14,7 +14,7 @@ pub struct Outcome {
     pub started: u64,
     /// The time of jobs, as above.
     pub job_time: Duration,
-    /// Work that was not lost.
+    /// Work that was not lost; also that of jobs which are at work in the end.
     pub useful: Duration,
     /// The time for which saves blocked jobs.
     pub overhead: Duration,
@@ -73,9 +73,9 @@ pub struct Sample {
 }
 
 impl Outcome {
-    /// A part of the useful work: 0.01 is a hundredth.
+    /// A time as a part of the useful work: 0.01 is a hundredth. Infinite where nothing useful was done.
     pub fn share(&self, time: Duration) -> f64 {
-        if self.useful.is_zero() { 0.0 } else { time.as_secs_f64() / self.useful.as_secs_f64() }
+        if time.is_zero() { 0.0 } else { time.as_secs_f64() / self.useful.as_secs_f64() }
     }
 
     /// What an interval is judged by: the share of the useful work that saves cost, and that was lost for want of them.

@@ -81,7 +81,7 @@ pub(super) fn successes(random: &mut Rng, failing: f64) -> u64 {
     if failing >= 1.0 {
         return 0;
     }
-    (share(random).ln() / (1.0 - failing).ln()) as u64
+    (share(random).ln() / (-failing).ln_1p()) as u64
 }
 
 pub(super) fn hours(hours: f64) -> Duration {

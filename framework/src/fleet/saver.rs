@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use crate::checkpoint::interval::{History, Interval};
 
+/// No job saves more often: what saves without end would keep time from going on.
+pub(super) const OFTEN: Duration = Duration::from_secs(1);
+
 /// What a save holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Snapshot {
@@ -164,7 +167,7 @@ impl Saver {
     }
 
     fn work(&mut self, now: Duration) {
-        let save = now.saturating_add(self.interval.next(now - self.task.born));
+        let save = now.saturating_add(self.interval.next(now - self.task.born).max(OFTEN));
         let end = now + self.task.length.saturating_sub(self.progress);
         self.enter(Phase::Working, now, save.min(end));
     }

@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Fleet;
 use super::keeper::{Keeper, Nobody, Queue};
 use super::node::{Bursts, Node};
 use super::outcome::{Outcome, Sample};
 use super::random::{self, seconds};
 use super::run::{End, Run, Zombie};
 use super::saver::{Saver, Task};
-use super::{Fleet, limit};
 use crate::checkpoint::interval::History;
 use crate::error::Error;
 use crate::job::Job;
+use crate::source::limit;
 use crate::verdict::{Verdict, judge};
 
 /// How long a node tries to read a state, before it gives the job back.
@@ -62,6 +63,8 @@ struct Work {
     progress: Duration,
     history: History,
     attempts: u32,
+    /// Which of them saved last.
+    saved: u32,
     first: Duration,
     /// When it was left by its last node.
     since: Duration,
@@ -79,7 +82,8 @@ pub(super) struct Simulation<'a> {
     jobs: Vec<Work>,
     /// Jobs that wait for a node, and nodes that wait for a job.
     visible: VecDeque<usize>,
-    idle: VecDeque<usize>,
+    /// By their places and numbers; some may be lost by now.
+    idle: VecDeque<(usize, u64)>,
     outcome: Outcome,
 }
 
@@ -126,13 +130,12 @@ impl<'a> Simulation<'a> {
                 }
                 Event::Born(place) => self.born(place, now),
                 Event::Free(place, number) if self.is_there(place, number) => {
-                    self.idle.push_back(place);
+                    self.idle.push_back((place, number));
                     self.hand_out(now);
                 }
                 Event::Run(place) => self.runs(place, now),
                 Event::Dies(place, number) if self.is_there(place, number) && self.places[place].run.is_none() => {
                     self.outcome.idle += now - self.places[place].idle_since;
-                    self.idle.retain(|idle| *idle != place);
                     self.dies(place, now);
                 }
                 Event::Free(..) | Event::Dies(..) => {}
@@ -171,7 +174,7 @@ impl<'a> Simulation<'a> {
         let number = place.number;
         self.alive += 1;
         self.at(node.dies, Event::Dies(at, number));
-        self.idle.push_back(at);
+        self.idle.push_back((at, number));
         self.hand_out(now);
     }
 
@@ -186,7 +189,11 @@ impl<'a> Simulation<'a> {
 
     /// Gives jobs to nodes while there are both: those given back first, and no more jobs at once than nodes.
     fn hand_out(&mut self, now: Duration) {
-        while let Some(&place) = self.idle.front() {
+        while let Some(&(place, number)) = self.idle.front() {
+            if !self.is_there(place, number) {
+                self.idle.pop_front();
+                continue;
+            }
             let job = match self.visible.pop_front() {
                 Some(job) => job,
                 None if self.may_start() => self.start(now),
@@ -208,6 +215,7 @@ impl<'a> Simulation<'a> {
             progress: Duration::ZERO,
             history: History::default(),
             attempts: 0,
+            saved: 0,
             first: now,
             since: now,
             zombie: None,
@@ -283,10 +291,11 @@ impl<'a> Simulation<'a> {
             End::Died | End::LeaseLost => Some(run.keeper.visible().max(now)),
             End::HandedOver => Some(now + rtt / 2 + self.held_back(&run, Duration::ZERO, now)),
             End::NotRestored => {
-                let attempt = self.jobs[job].attempts;
-                let verdict = judge(Err(Error::transient("reading the state")), &format!("job-{job}"), attempt, 3);
+                let tries = self.jobs[job].attempts - self.jobs[job].saved;
+                let verdict = judge(Err(Error::transient("reading the state")), &format!("job-{job}"), tries, 3);
                 let after = match verdict {
                     Verdict::Retry { after, .. } => after,
+                    // Not for a fault that passes.
                     Verdict::Done(_) | Verdict::Reject { .. } => Duration::ZERO,
                 };
                 Some(now + rtt / 2 + self.held_back(&run, after, now))
@@ -346,6 +355,7 @@ impl<'a> Simulation<'a> {
         let before = work.progress;
         if let Some(kept) = run.saver.kept {
             (work.progress, work.history) = (kept.progress, run.saver.history(kept));
+            work.saved = work.attempts;
         }
         if keeps {
             work.progress = progress;

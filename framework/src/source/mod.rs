@@ -20,6 +20,8 @@ pub(crate) mod ends;
 pub mod folder;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(any(feature = "sqs", feature = "fleet"))]
+pub(crate) mod limit;
 pub mod memory;
 pub(crate) mod notice;
 pub mod single;
@@ -98,7 +100,7 @@ pub trait Source: Send + 'static {
     }
 
     /// For a source of work that nobody else does: tells, once the worker has ended, whether there is some left. The
-    /// process then ends with [`EXIT_UNFINISHED`](crate::EXIT_UNFINISHED).
+    /// process then ends with [`EXIT_UNFINISHED`](crate::EXIT_UNFINISHED). A source around another one passes it on.
     fn unfinished(&self) -> Option<Unfinished> {
         None
     }

@@ -94,6 +94,12 @@ impl Settings {
         real("beta1", self.beta1, 0.0, 0.999_999_9)?;
         real("beta2", self.beta2, 0.0, 0.999_999_9)?;
         real("epsilon", self.epsilon, 1e-12, 1.0)?;
+        if self.rate * self.decay >= 1.0 {
+            return Err(Error::invalid(format!(
+                "a rate of {} times a decay of {} has to be below 1, or each step would overshoot",
+                self.rate, self.decay
+            )));
+        }
         self.clip.map_or(Ok(()), |clip| real("clip", clip, 1e-6, 1e6))?;
         real("temperature", self.temperature, 1e-3, 10.0)?;
         real("held_out", self.held_out, 0.0, 0.5)

@@ -126,7 +126,7 @@ impl Stepper for Tuner {
                 return Err(why);
             }
         }
-        let vectors = Vectors::create(place.folder()?, self.embedder.width())?;
+        let vectors = Vectors::create(place.folder()?, self.embedder.width(), task.pairs.texts().len())?;
         Ok(Run { task: task.clone(), vectors, training, place: place.clone() })
     }
 
@@ -172,7 +172,7 @@ impl Stepper for Tuner {
             records: of_bytes("records", &saved.bytes("records")?)?,
         };
         let training = Training::thaw(task, self.embedder.width(), &self.device, frozen)?;
-        let vectors = Vectors::open(place.folder()?, self.embedder.width())?;
+        let vectors = Vectors::open(place.folder()?, self.embedder.width(), task.pairs.texts().len())?;
         self.recognise(task, &vectors)?;
         Ok(Run { task: task.clone(), vectors, training, place: place.clone() })
     }

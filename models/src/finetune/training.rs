@@ -15,6 +15,9 @@ use super::pairs::fingerprint;
 use super::vectors::Vectors;
 use super::{Settings, Task};
 
+/// How long the layer's difference from the identity may be.
+const LONGEST: f64 = 1e9;
+
 /// What a training gave, in figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -140,6 +143,14 @@ impl Training {
         };
         let rate = self.settings.rate_at(step, self.total());
         let updated = self.adamw.update(&self.delta.as_detached_tensor(), &gradient, rate, &self.settings)?;
+        // Beyond this, squares of what the layer makes of a vector might not be numbers any more, and its loss no warning.
+        let reach = super::adamw::length(&updated)?;
+        if reach.is_nan() || reach > LONGEST {
+            return Err(Error::invalid(format!(
+                "after step {step} the layer has grown beyond all bounds: a rate of {} may be too high",
+                self.settings.rate
+            )));
+        }
         self.delta.set(&updated)?;
         self.sum += value;
         if self.adamw.step.is_multiple_of(self.order.steps()) {

@@ -4,7 +4,7 @@
 //! embedded; since it only grows, each vector is sent to the store once. It does not embed.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
@@ -15,6 +15,9 @@ use crate::words::{floats_of_bytes, floats_to_bytes};
 /// The name of the file in the workplace: values of 32 bits, the lowest byte first, vector after vector.
 pub(super) const FILE: &str = "vectors.f32";
 
+/// Bytes that are read at once.
+const PIECE: usize = 1 << 20;
+
 /// Vectors of `width` values each, by the places of their texts.
 pub(super) struct Vectors {
     width: usize,
@@ -23,24 +26,30 @@ pub(super) struct Vectors {
 }
 
 impl Vectors {
-    /// None yet, in a file of their own in `folder`.
-    pub(super) fn create(folder: &Path, width: usize) -> Result<Self> {
+    /// None yet, of so many texts, in a file of their own in `folder`.
+    pub(super) fn create(folder: &Path, width: usize, texts: usize) -> Result<Self> {
         let path = folder.join(FILE);
         let file = File::create(&path).with_context(|| path.display().to_string())?;
-        Ok(Self { width, values: Vec::new(), file })
+        Ok(Self { width, values: Vec::with_capacity(width * texts), file })
     }
 
-    /// Those that are in the file in `folder`.
+    /// Those that are in the file in `folder`, of so many texts in all.
     ///
     /// # Errors
     /// `Failed` where it cannot be read or ends within a vector.
-    pub(super) fn open(folder: &Path, width: usize) -> Result<Self> {
+    pub(super) fn open(folder: &Path, width: usize, texts: usize) -> Result<Self> {
         let path = folder.join(FILE);
         let name = || path.display().to_string();
-        let values = floats_of_bytes(FILE, &std::fs::read(&path).with_context(name)?)?;
-        if !values.len().is_multiple_of(width) {
-            let count = values.len();
-            return Err(Error::failed(format!("{count} saved values are no whole number of vectors of {width}")));
+        let file = File::open(&path).with_context(name)?;
+        let bytes = file.metadata().with_context(name)?.len();
+        if !bytes.is_multiple_of(4 * width as u64) {
+            return Err(Error::failed(format!("{bytes} saved bytes are no whole number of vectors of {width} values")));
+        }
+        let mut values = Vec::with_capacity(width * texts);
+        let mut piece = Vec::with_capacity(PIECE);
+        while (&file).take(PIECE as u64).read_to_end(&mut piece).with_context(name)? > 0 {
+            values.extend(floats_of_bytes(FILE, &piece)?);
+            piece.clear();
         }
         let file = OpenOptions::new().append(true).open(&path).with_context(name)?;
         Ok(Self { width, values, file })

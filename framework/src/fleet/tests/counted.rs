@@ -104,6 +104,7 @@ fn what_makes_no_sense_is_refused() {
         Fleet { cost: Duration::MAX, ..Fleet::default() },
         Fleet { state: u64::MAX, ..Fleet::default() },
         Fleet { faults: f64::NAN, ..Fleet::default() },
+        Fleet { interval: Interval::every(Duration::ZERO), ..Fleet::default() },
     ];
     for fleet in wrong {
         assert_eq!(fleet.run().unwrap_err().fault(), crate::Fault::Invalid, "{fleet:?}");
@@ -118,6 +119,10 @@ fn what_makes_no_sense_is_refused() {
 fn extremes_are_played() {
     let small = Fleet { nodes: 1, time: HOUR, job: HOUR, state: 0, cost: Duration::ZERO, ..Fleet::default() };
     is_complete_for(&small);
+    let often = Interval::automatic().between(Duration::ZERO, HOUR);
+    is_complete_for(&Fleet { interval: often, cost: Duration::ZERO, ..fleet(Preset::Storm, 2, 1) });
+    let mostly_idle = Fleet { nodes: 100_000, jobs: Some(1), ..fleet(Preset::Storm, 1, 2) };
+    is_complete_for(&mostly_idle);
     let heavy = Fleet { state: 1 << 40, cost: HOUR, ..fleet(Preset::Storm, 5, 5) };
     is_complete_for(&heavy);
     assert_eq!(heavy.run().unwrap().finished, 0, "a terabyte is never saved in time");

@@ -104,6 +104,7 @@ fn faults_come_as_often_as_they_are_to() {
     let mean = drawn(|_| successes(&mut random, 1e-3) as f64).iter().sum::<f64>() / DRAWS as f64;
     assert!((970.0..1030.0).contains(&mean), "{mean}");
     assert_eq!((successes(&mut random, 0.0), successes(&mut random, 1.0)), (u64::MAX, 0));
+    assert!(successes(&mut random, 1e-18) > 1_000_000_000);
     let even = drawn(|_| Lognormal::by(10.0, 10.0, 10.0).draw(&mut random));
     assert!(even[0] > 9.99 && even[even.len() - 1] < 10.01);
 }

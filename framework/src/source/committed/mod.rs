@@ -33,7 +33,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::ends::Ends;
-use super::{Delivery, Phase, Queue, Receipt, Source, Vitals, give_back};
+use super::{Delivery, Phase, Queue, Receipt, Source, Unfinished, Vitals, give_back};
 use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::store::Store;
@@ -352,6 +352,10 @@ impl<S: Source> Source for Committed<S> {
 
     fn accepts_ahead(&self) -> bool {
         self.inner.accepts_ahead()
+    }
+
+    fn unfinished(&self) -> Option<Unfinished> {
+        self.inner.unfinished()
     }
 
     fn crashes(&mut self) -> Option<BoxFuture<'_, Result<()>>> {

@@ -23,7 +23,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::folder::Folder;
-use super::{Delivery, Phase, Queue, Source, Vitals, give_back};
+use super::{Delivery, Phase, Queue, Source, Unfinished, Vitals, give_back};
 use crate::error::{Context, Fault, Result};
 use crate::store::{self, Store};
 use crate::verdict::Verdict;
@@ -181,6 +181,10 @@ impl<S: Source> Source for Deferred<S> {
             }
         });
         self.queue.start(worker)
+    }
+
+    fn unfinished(&self) -> Option<Unfinished> {
+        self.queue.unfinished()
     }
 
     async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>> {

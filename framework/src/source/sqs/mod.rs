@@ -71,7 +71,6 @@ mod desk;
 mod envelope;
 mod fault;
 mod letter;
-mod limit;
 mod message;
 mod objects;
 mod queue;

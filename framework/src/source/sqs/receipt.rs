@@ -15,8 +15,8 @@ use super::batch::Answer;
 use super::broker::{CALL_WITHIN, Change};
 use super::desk::Desk;
 use super::letter::{self, Original};
-use super::limit;
 use crate::error::{Error, Fault, Result};
+use crate::source::limit;
 use crate::source::{Extended, Receipt};
 use crate::verdict::Verdict;
 

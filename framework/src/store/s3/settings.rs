@@ -13,6 +13,7 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{
     Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
+use futures_util::future::BoxFuture;
 use http::Uri;
 use tokio::time::timeout;
 
@@ -122,7 +123,9 @@ impl S3Settings {
     pub async fn open(self) -> Result<S3> {
         let context = format!("opening {}", shown(&self.url));
         let late = |_| Error::transient(format_args!("the store did not answer within {OPEN_WITHIN:?}"));
-        timeout(OPEN_WITHIN, self.connect()).await.map_err(late).flatten().context(context)
+        // Boxed, since the SDK's own futures are nested so deeply that the compiler would give up on some callers.
+        let connecting: BoxFuture<'_, Result<S3>> = Box::pin(self.connect());
+        timeout(OPEN_WITHIN, connecting).await.map_err(late).flatten().context(context)
     }
 
     async fn connect(self) -> Result<S3> {

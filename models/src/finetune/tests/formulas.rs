@@ -40,6 +40,13 @@ fn the_gradient_is_that_of_differences() {
 }
 
 #[test]
+fn an_anchor_is_no_negative_of_itself() {
+    // The second pair's positive is the first's anchor: row 0, column 1.
+    let mask = mask(&[(0, 3), (1, 0), (2, 5)], &CPU).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(mask, [[0.0, -1e9, 0.0], [0.0; 3], [0.0; 3]]);
+}
+
+#[test]
 fn the_loss_is_what_the_formula_says() {
     let zero = Tensor::zeros((2, 2), DType::F64, &CPU).unwrap();
     let of = |vectors: &[f64], pairs: &[(u32, u32)]| {
@@ -86,7 +93,7 @@ fn adamw_makes_the_steps_that_were_worked_out_by_hand() {
 #[test]
 fn accuracy_counts_what_is_found_first() {
     let folder = tempfile::tempdir().unwrap();
-    let mut vectors = Vectors::create(folder.path(), 2).unwrap();
+    let mut vectors = Vectors::create(folder.path(), 2, 4).unwrap();
     let at = |degrees: f32| vec![degrees.to_radians().cos(), degrees.to_radians().sin()];
     vectors.push(&[0.0, 10.0, 40.0, 45.0, 90.0, 80.0, 50.0].map(at)).unwrap();
     let zero = Tensor::zeros((2, 2), DType::F32, &CPU).unwrap();
@@ -96,6 +103,9 @@ fn accuracy_counts_what_is_found_first() {
     assert_eq!(of(&[(0, 3), (2, 1), (4, 5)]), Some(1.0 / 3.0));
     assert_eq!(of(&[(0, 3), (0, 1), (4, 5)]), Some(1.0), "both are right");
     assert_eq!(of(&[(3, 2), (4, 6)]), Some(0.5), "the same distance is not nearer");
+    assert_eq!(of(&[(0, 1), (1, 0)]), Some(1.0), "what is asked with is no answer");
+    let nonsense = Tensor::full(f32::NAN, (2, 2), &CPU).unwrap();
+    assert_eq!(accuracy(&[(0, 1), (2, 3)], &vectors, &nonsense).unwrap(), Some(0.0));
 }
 
 #[test]

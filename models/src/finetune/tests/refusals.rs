@@ -3,6 +3,8 @@
 use forebay::checkpoint::Workplace;
 use forebay::{Fault, Job, Stepper};
 
+use super::super::training::Training;
+use super::super::vectors::Vectors;
 use super::super::{Pair, Pairs, Settings, Task, Tuner};
 use super::{small, task, tokenized, tuner, twisted, weights};
 use crate::tests::tiny;
@@ -91,32 +93,34 @@ fn tasks_are_refused_before_they_begin() {
 fn tokens_of_another_tokenizer_are_refused_before_the_first_step() {
     let dir = tiny::model();
     let mut config = tiny::config();
-    config["vocab_size"] = 40.into();
+    config["vocab_size"] = 20.into();
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     let mut parts = tiny::tensors("");
     let words = parts.get_mut("embeddings.word_embeddings.weight").unwrap();
-    words.1[0] = 40;
-    words.2.truncate(40 * tiny::HIDDEN * 4);
+    words.1[0] = 20;
+    words.2.truncate(20 * tiny::HIDDEN * 4);
     tiny::write(&dir.path().join("model.safetensors"), &parts);
     let mut fewer_words = Tuner::load(&Weights::dir(dir.path()).unwrap(), &Device::Cpu).unwrap();
     let place = Workplace::new(&Job::new("1"), None);
     let why = fewer_words.begin(&task(), &place).err().expect("refused");
-    assert!(why.to_string().contains("not in the model's vocabulary of 40") && why.fault() == Fault::Invalid, "{why}");
+    assert!(why.to_string().contains("not in the model's vocabulary of 20") && why.fault() == Fault::Invalid, "{why}");
 }
 
 #[test]
-fn a_rate_that_leads_nowhere_ends_with_an_error() {
-    let place = Workplace::new(&Job::new("1"), None);
-    let settings = Settings { rate: 1.0, decay: 100.0, clip: None, epochs: 500, warmup: 0.0, ..small() };
-    let mut tuner = tuner(1);
-    let mut run = tuner.begin(&Task { settings, pairs: tokenized(&twisted(64)) }, &place).unwrap();
-    let why = loop {
-        match tuner.step(&mut [&mut run]) {
-            Ok(progress) if progress == [forebay::Progress::done()] => panic!("it came to an end"),
-            Ok(_) => {}
-            Err(why) => break why,
-        }
-    };
+fn a_layer_that_grows_beyond_all_bounds_ends_the_training() {
+    let overshoots = Settings { rate: 1.0, decay: 1.0, ..small() };
+    assert!(overshoots.check().unwrap_err().to_string().contains("has to be below 1"));
+
+    let (task, width) = (Task { settings: small(), pairs: tokenized(&twisted(64)) }, 4);
+    let folder = tempfile::tempdir().unwrap();
+    let mut vectors = Vectors::create(folder.path(), width, task.pairs.texts().len()).unwrap();
+    let vector = |text: usize| (0..width).map(|at| ((text * width + at) as f32).sin()).collect();
+    vectors.push(&(0..task.pairs.texts().len()).map(vector).collect::<Vec<_>>()).unwrap();
+    let mut frozen = Training::start(&task, width, &Device::Cpu).unwrap().freeze().unwrap();
+    // So long that what it makes of a vector has no length that is a number, and the loss says nothing of it.
+    frozen.delta.fill(1e30);
+    let mut training = Training::thaw(&task, width, &Device::Cpu, frozen).unwrap();
+    let why = training.advance(&vectors).unwrap_err();
     assert_eq!(why.fault(), Fault::Invalid);
-    assert!(why.to_string().contains("a rate of 1 may be too high"), "{why}");
+    assert!(why.to_string().contains("may be too high"), "{why}");
 }

@@ -10,20 +10,20 @@ use tokio::time::Instant;
 /// How long a message can be held, whatever is asked for in between.
 const MOST: Duration = Duration::from_secs(12 * 3600);
 /// When a job has to stop, so that there is time to say so or to hand it over.
-pub(super) const HAND_OVER: Duration = Duration::from_secs(12 * 3600 - 15 * 60);
+pub(crate) const HAND_OVER: Duration = Duration::from_secs(12 * 3600 - 15 * 60);
 /// The queue may hear of a call so much later than it was made.
 const ON_ITS_WAY: Duration = Duration::from_secs(30);
 
 /// What to ask for.
 #[derive(Debug, PartialEq)]
-pub(super) struct Extension {
-    pub(super) seconds: u32,
+pub(crate) struct Extension {
+    pub(crate) seconds: u32,
     /// Nothing may be asked for after this; then, when the job has to stop.
-    pub(super) stop: Option<Instant>,
+    pub(crate) stop: Option<Instant>,
 }
 
 /// To hold a message that was asked for at `received` for `by` from now. `None` if it can be held no longer.
-pub(super) fn extension(received: Instant, now: Instant, by: Duration) -> Option<Extension> {
+pub(crate) fn extension(received: Instant, now: Instant, by: Duration) -> Option<Extension> {
     let wanted = whole_seconds(by);
     let age = now.saturating_duration_since(received);
     if age + Duration::from_secs(wanted.into()) <= HAND_OVER {
@@ -34,7 +34,7 @@ pub(super) fn extension(received: Instant, now: Instant, by: Duration) -> Option
 }
 
 /// How long to hold a message back, at most for as long as it may be held.
-pub(super) fn pause(received: Instant, now: Instant, after: Duration) -> u32 {
+pub(crate) fn pause(received: Instant, now: Instant, after: Duration) -> u32 {
     whole_seconds(after).min(left(received, now))
 }
 
@@ -44,7 +44,7 @@ fn left(received: Instant, now: Instant) -> u32 {
 }
 
 /// SQS counts in seconds; what is asked for is never less than what was wanted.
-pub(super) fn whole_seconds(time: Duration) -> u32 {
+pub(crate) fn whole_seconds(time: Duration) -> u32 {
     let whole = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
     whole.min(MOST.as_secs()) as u32
 }
