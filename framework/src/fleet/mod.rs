@@ -1,9 +1,9 @@
 //! Fleets of interruptible nodes, simulated: what saves cost, what losses cost, and what becomes of jobs.
 //!
-//! Time is virtual, and what decides is the worker's own code: [`Interval`](crate::checkpoint::interval::Interval) says
-//! when to save, the ledger of leases when to renew and when to give up, [`judge`](crate::judge) what becomes of a job
-//! that could not be read. Nodes, links and the queue are drawn by a seed from [distributions](Preset) that were
-//! measured. No storage and no network is touched, and no job's own code runs.
+//! Time is virtual, and what decides is the worker's own code: [`Interval`] says when to save, the ledger of leases when to
+//! renew and when to give up, [`judge`](crate::judge) what becomes of a job that could not be read. Nodes, links and the
+//! queue are drawn by a seed from [distributions](Preset) that were measured. No storage and no network is touched, and no
+//! job's own code runs.
 //!
 //! ```
 //! use forebay::fleet::{Fleet, Preset};
