@@ -31,6 +31,8 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 const MINUTES: usize = 120;
 const EVERY: Duration = Duration::from_secs(10);
 const SAMPLE: Duration = Duration::from_secs(60);
+/// A save takes 10 s, so the second look already finds what the first has missed.
+const LOOKS: usize = 5;
 /// More than two hours can take.
 const STEPS: u64 = 100_000_000;
 
@@ -95,6 +97,16 @@ struct Sample {
 
 impl Sample {
     async fn take(store: &dyn Store, folder: &Path) -> Result<Sample> {
+        for _ in 0..LOOKS {
+            if let Some(sample) = Sample::look(store, folder).await? {
+                return Ok(sample);
+            }
+        }
+        Err(Error::failed("the newest manifest was gone at each of several looks"))
+    }
+
+    /// `None` where the newest manifest was replaced and removed while it was looked for.
+    async fn look(store: &dyn Store, folder: &Path) -> Result<Option<Sample>> {
         let objects = store.list_all("").await?;
         let newest =
             objects.iter().filter(|meta| meta.key.as_str().contains("/states/")).max_by_key(|meta| meta.modified);
@@ -102,8 +114,7 @@ impl Sample {
         let trajectory = match newest {
             None => 0,
             Some(newest) => match store.get(&newest.key).await? {
-                // It was replaced in between, with the garbage collected: the next one will do.
-                None => return Box::pin(Sample::take(store, folder)).await,
+                None => return Ok(None),
                 Some(manifest) => segments(&manifest.bytes)?,
             },
         };
@@ -115,11 +126,11 @@ impl Sample {
             objects.len() - trajectory.min(objects.len()),
         ];
         let [threads, open, files, others] = counted.map(|count| count as f64);
-        Ok(Sample {
+        Ok(Some(Sample {
             counts: [resident_mib(), tasks as f64, threads, open, files, others],
             trajectory: trajectory as u64,
             bytes: objects.iter().map(|meta| meta.len).sum(),
-        })
+        }))
     }
 }
 

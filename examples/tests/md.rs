@@ -56,7 +56,7 @@ impl Folder {
         let begun = Instant::now();
         while self.log().matches("generation=").count() < times {
             assert!(begun.elapsed() < PATIENCE, "{}", self.log());
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2)); // between two looks
         }
     }
 }
@@ -105,7 +105,7 @@ fn a_worker_that_was_stopped_leaves_the_job_to_its_successor() {
     let begun = Instant::now();
     while folder.log().matches("generation=").count() < 2 {
         assert!(begun.elapsed() < PATIENCE, "{}", folder.log());
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5)); // between two looks
         // It may have been stopped while it held a lock of the folder, as no node of another machine could.
         if begun.elapsed().as_millis() % 3000 < 5 {
             signal(&zombie, "CONT");

@@ -45,7 +45,7 @@ impl Process {
         let begun = Instant::now();
         while self.runs() {
             assert!(begun.elapsed() < PATIENCE, "a worker hangs");
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5)); // between two looks
         }
         assert!(self.0.wait().unwrap().success(), "a worker that was not killed ends well");
     }
@@ -90,7 +90,7 @@ impl Site {
         let begun = Instant::now();
         while count(&self.path("states/objects"), "states") < at_least {
             assert!(begun.elapsed() < PATIENCE, "nothing is saved: {}", self.log());
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2)); // between two looks
         }
     }
 
@@ -155,7 +155,7 @@ fn a_worker_that_was_stopped_beyond_its_lease_changes_nothing() {
         let begun = Instant::now();
         while site.log().matches("generation=").count() < 2 {
             assert!(begun.elapsed() < PATIENCE, "nobody takes the job over: {}", site.log());
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5)); // between two looks
             // It may have been stopped while it held a lock of the folder, as no node of another machine could.
             if begun.elapsed().as_millis() % 3000 < 5 {
                 zombie.signal("CONT");
@@ -181,7 +181,7 @@ fn a_worker_that_is_told_to_end_saves_and_gives_its_job_back() {
         let begun = Instant::now();
         while site.log().matches("generation=").count() <= taken && worker.runs() {
             assert!(begun.elapsed() < PATIENCE, "{}", site.log());
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2)); // between two looks
         }
         std::thread::sleep(Duration::from_millis(60)); // some steps are made, or the job ends before
         if worker.runs() {
