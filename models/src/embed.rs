@@ -5,10 +5,12 @@
 //! in the batch. It does not tokenise (that is a CPU stage, [`Tokens`](crate::Tokens)) and picks no device by itself.
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use forebay::{Admit, Collated, Context, Error, Model, Result};
 
-use crate::bert::{self, Encoder};
+use crate::bert::transfer::{Courier, Flight};
+use crate::bert::{self, card, cpu};
 use crate::lanes::Lanes;
 use crate::plan::{Piece, Plan};
 use crate::{TokenIds, Weights};
@@ -21,8 +23,11 @@ const SMALL_PIECE_TOKENS: usize = 128;
 
 /// A BERT-like network with mean pooling and L2 norm; a [`Model`] from token ids to `hidden_size` values.
 ///
-/// An input weighs as many as it has tokens. On the CPU nothing is padded, so `Batching` need not be told so; on other
-/// devices a batch is padded to its longest input.
+/// An input weighs as many as it has tokens. Nothing is padded, so `Batching` need not be told so.
+///
+/// On the CPU it computes in single precision. On a card it computes in half precision with sums in single precision,
+/// on kernels of its own for models with heads of 32 or 64 values and at most 1,024 values a token; others, and single
+/// precision there, are left to candle's model, for which a batch is padded to its longest input.
 pub struct Embedder {
     network: Network,
     vocabulary: usize,
@@ -32,14 +37,16 @@ pub struct Embedder {
 
 enum Network {
     /// The fused encoder, pieces of a batch side by side on the cores.
-    Fused { encoder: Encoder, lanes: Lanes },
+    Fused { encoder: cpu::Encoder, lanes: Lanes },
+    /// The encoder for cards, a batch at a time without padding.
+    Packed { encoder: card::Encoder, courier: Courier },
     /// candle-transformers' model, a batch at a time.
     Padded { model: BertModel, device: Device },
 }
 
 impl Embedder {
-    /// Builds the network from `weights` on `device`, in `f32`; on [`Device::Cpu`] with a thread for every core that
-    /// this process may use.
+    /// Builds the network from `weights` on `device`: in half precision on a card; on [`Device::Cpu`] in single, with a
+    /// thread for every core that this process may use.
     ///
     /// # Errors
     /// `Failed`, naming the file: a configuration that is not BERT's, a tensor that is missing or of another shape or
@@ -51,22 +58,34 @@ impl Embedder {
     /// As [`Embedder::load`], with `threads` threads on the CPU (at least one; other devices use none).
     pub fn load_with(weights: &Weights, device: &Device, threads: usize) -> Result<Self> {
         let config = config(weights)?;
-        if !device.is_cpu() || !Encoder::supports(&config) {
+        if device.is_cuda() && card::Encoder::supports(&config) {
+            return Self::load_packed(weights, device, DType::F16, false);
+        }
+        if !device.is_cpu() || !cpu::Encoder::supports(&config) {
             return Self::load_padded(weights, device);
         }
-        let vb = weights.map(DType::F32, device)?;
-        let vb = if prefixed(weights) { vb.pp("bert") } else { vb };
-        let encoder = Encoder::load(&vb, &config).context("loading the BERT encoder")?;
+        let vb = tensors(weights, DType::F32, device)?;
+        let encoder = cpu::Encoder::load(&vb, &config).context("loading the BERT encoder")?;
         Ok(Self::new(Network::Fused { encoder, lanes: Lanes::new(threads.max(1))? }, &config))
     }
 
-    /// candle-transformers' model on any device.
-    pub(crate) fn load_padded(weights: &Weights, device: &Device) -> Result<Self> {
+    /// candle-transformers' model on any device, in single precision: what the other networks are held against.
+    #[doc(hidden)]
+    pub fn load_padded(weights: &Weights, device: &Device) -> Result<Self> {
         let config = config(weights)?;
-        let vb = weights.map(DType::F32, device)?;
-        let vb = if prefixed(weights) { vb.pp("bert") } else { vb };
+        let vb = tensors(weights, DType::F32, device)?;
         let model = BertModel::load(vb, &config).context("loading the BERT encoder")?;
         Ok(Self::new(Network::Padded { model, device: device.clone() }, &config))
+    }
+
+    /// The encoder for cards, on any device. `plain`: without pinned memory and streams for copies.
+    #[doc(hidden)]
+    pub fn load_packed(weights: &Weights, device: &Device, dtype: DType, plain: bool) -> Result<Self> {
+        let config = config(weights)?;
+        let vb = tensors(weights, dtype, device)?;
+        let encoder = card::Encoder::load(&vb, &config).context("loading the BERT encoder")?;
+        let courier = Courier::new(device, plain).context("making streams for copies")?;
+        Ok(Self::new(Network::Packed { encoder, courier }, &config))
     }
 
     fn new(network: Network, config: &Config) -> Self {
@@ -99,23 +118,53 @@ impl Embedder {
         )))
     }
 
-    fn run(&self, plan: &Plan) -> Result<Vec<Vec<f32>>> {
-        let vectors = match &self.network {
+    fn begin(&mut self, plan: Plan) -> Result<Begun> {
+        let work = match &mut self.network {
             Network::Fused { encoder, lanes } => {
                 let fair = plan.tokens().div_ceil(2 * lanes.len());
                 let pieces = plan.pieces(fair.clamp(SMALL_PIECE_TOKENS, PIECE_TOKENS));
-                lanes.run(&pieces, |piece| fused(encoder, piece))?.concat()
+                Work::Done(lanes.run(&pieces, |piece| fused(encoder, piece))?.concat())
+            }
+            Network::Packed { .. } if plan.len() == 0 => Work::Done(Vec::new()),
+            Network::Packed { encoder, courier } => {
+                let mut flight = courier.send(plan.packing())?;
+                let vectors = encoder.forward(&flight.packed(plan.packing()))?;
+                courier.bring(&mut flight, vectors)?;
+                Work::Flying(flight)
             }
             Network::Padded { model, device } => {
                 let whole = plan.pieces(usize::MAX);
-                whole.iter().map(|piece| padded(model, device, piece)).collect::<Result<Vec<_>>>()?.concat()
+                Work::Done(whole.iter().map(|piece| padded(model, device, piece)).collect::<Result<Vec<_>>>()?.concat())
             }
+        };
+        Ok(Begun { plan, work })
+    }
+
+    fn end(&mut self, begun: Begun) -> Result<Vec<Vec<f32>>> {
+        let vectors = match (begun.work, &mut self.network) {
+            (Work::Done(vectors), _) => vectors,
+            (Work::Flying(flight), Network::Packed { courier, .. }) => {
+                courier.fetch(flight)?.chunks_exact(self.width).map(<[f32]>::to_vec).collect()
+            }
+            (Work::Flying(_), _) => return Err(Error::failed("a batch came back to a network that did not begin it")),
         };
         if vectors.iter().flatten().any(|value| !value.is_finite()) {
             return Err(Error::failed("the model gave values that are not numbers: its weights may be damaged"));
         }
-        Ok(plan.restore(vectors))
+        Ok(begun.plan.restore(vectors))
     }
+}
+
+/// A batch that the network has begun.
+struct Begun {
+    plan: Plan,
+    work: Work,
+}
+
+enum Work {
+    Done(Vec<Vec<f32>>),
+    /// On a card, or on its way back from it.
+    Flying(Flight),
 }
 
 impl Model for Embedder {
@@ -149,11 +198,16 @@ impl Model for Embedder {
         if let Some(refusal) = inputs.iter().find_map(|input| self.refusal(input)) {
             return Err(refusal);
         }
-        match collated.take::<Plan>() {
-            Some(plan) if plan.len() == inputs.len() => self.run(&plan),
-            _ => self.run(&Plan::of(inputs)),
-        }
+        let plan = collated.take::<Plan>().filter(|plan| plan.len() == inputs.len());
+        let begun = self.begin(plan.unwrap_or_else(|| Plan::of(inputs)))?;
+        self.end(begun)
     }
+}
+
+/// The tensors of the encoder.
+fn tensors(weights: &Weights, dtype: DType, device: &Device) -> Result<VarBuilder<'static>> {
+    let vb = weights.map(dtype, device)?;
+    Ok(if prefixed(weights) { vb.pp("bert") } else { vb })
 }
 
 /// The configuration, held against the tensors.
@@ -178,7 +232,7 @@ fn prefixed(weights: &Weights) -> bool {
 }
 
 /// The unit vectors of a piece, by the fused encoder.
-fn fused(encoder: &Encoder, piece: &Piece<'_>) -> Result<Vec<Vec<f32>>> {
+fn fused(encoder: &cpu::Encoder, piece: &Piece<'_>) -> Result<Vec<Vec<f32>>> {
     let hidden = encoder.forward(piece.ids, piece.lengths)?;
     let width = hidden.len() / piece.ids.len();
     let mut from = 0;

@@ -4,6 +4,7 @@
 //! device's thread (`Model::collate`) and knows neither model nor threads.
 
 use crate::TokenIds;
+use crate::bert::packing::Packing;
 
 /// A batch, ready to be computed.
 pub(crate) struct Plan {
@@ -13,6 +14,8 @@ pub(crate) struct Plan {
     ids: Vec<u32>,
     /// How many ids each input has, in that order.
     lengths: Vec<usize>,
+    /// All of it for a card.
+    packing: Packing,
 }
 
 /// Some neighbouring inputs of a plan.
@@ -27,8 +30,9 @@ impl Plan {
         order.sort_by_key(|i| std::cmp::Reverse(inputs[*i].len()));
         let mut ids = Vec::with_capacity(inputs.iter().map(TokenIds::len).sum());
         order.iter().for_each(|i| ids.extend_from_slice(inputs[*i].as_slice()));
-        let lengths = order.iter().map(|i| inputs[*i].len()).collect();
-        Self { order, ids, lengths }
+        let lengths: Vec<usize> = order.iter().map(|i| inputs[*i].len()).collect();
+        let packing = Packing::of(&ids, &lengths);
+        Self { order, ids, lengths, packing }
     }
 
     /// How many inputs it holds.
@@ -39,6 +43,11 @@ impl Plan {
     /// How many tokens it holds.
     pub(crate) fn tokens(&self) -> usize {
         self.ids.len()
+    }
+
+    /// The whole batch as kernels on a card read it.
+    pub(crate) fn packing(&self) -> &Packing {
+        &self.packing
     }
 
     /// Cuts it into pieces of at most `tokens` tokens, or one input where that alone is more.

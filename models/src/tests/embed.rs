@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use candle_core::DType;
 use forebay::{Admit, Collated, Model};
 
 use super::tiny;
@@ -41,6 +42,15 @@ fn the_fused_encoder_computes_what_candle_does() {
         assert_eq!(vector.len(), tiny::HIDDEN);
         assert!((vector.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
     }
+}
+
+#[test]
+fn so_does_the_encoder_for_cards_but_for_its_kernels() {
+    let mut packed = Embedder::load_packed(&weights(), &Device::Cpu, DType::F32, false).unwrap();
+    let mut padded = Embedder::load_padded(&weights(), &Device::Cpu).unwrap();
+    let inputs = inputs(&LENGTHS);
+    close(&packed.infer(&inputs).unwrap(), &padded.infer(&inputs).unwrap());
+    assert!(packed.infer(&[]).unwrap().is_empty());
 }
 
 #[test]

@@ -19,42 +19,6 @@ use crate::matmul::{Linear, TALL};
 /// core's second cache (800 kB for 384), and a weight's way from memory is shared by enough of them.
 const ROWS: usize = 21 * TALL;
 
-/// Names and shapes of the tensors that a model of this configuration consists of.
-pub(crate) fn tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
-    let (width, inner) = (config.hidden_size, config.intermediate_size);
-    let mut tensors = Vec::new();
-    let tables = [
-        ("word", config.vocab_size),
-        ("position", config.max_position_embeddings),
-        ("token_type", config.type_vocab_size),
-    ];
-    for (table, rows) in tables {
-        tensors.push((format!("embeddings.{table}_embeddings.weight"), vec![rows, width]));
-    }
-    let mut norms = vec!["embeddings.LayerNorm".to_owned()];
-    for layer in (0..config.num_hidden_layers).map(|i| format!("encoder.layer.{i}")) {
-        let linears = [
-            ("attention.self.query", width, width),
-            ("attention.self.key", width, width),
-            ("attention.self.value", width, width),
-            ("attention.output.dense", width, width),
-            ("intermediate.dense", inner, width),
-            ("output.dense", width, inner),
-        ];
-        for (name, to, from) in linears {
-            tensors.push((format!("{layer}.{name}.weight"), vec![to, from]));
-            tensors.push((format!("{layer}.{name}.bias"), vec![to]));
-        }
-        norms.push(format!("{layer}.attention.output.LayerNorm"));
-        norms.push(format!("{layer}.output.LayerNorm"));
-    }
-    for norm in norms {
-        tensors.push((format!("{norm}.weight"), vec![width]));
-        tensors.push((format!("{norm}.bias"), vec![width]));
-    }
-    tensors
-}
-
 /// Embedding tables and encoder layers.
 pub(crate) struct Encoder {
     arch: Arch,
