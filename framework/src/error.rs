@@ -176,6 +176,26 @@ impl fmt::Display for DeadlinePassed {
 
 impl StdError for DeadlinePassed {}
 
+/// The device's memory did not suffice, and would for less. Found with [`Error::find`] by whoever can ask for less at
+/// once, as the engine can by halving a batch.
+#[derive(Debug)]
+pub struct OutOfMemory(String);
+
+impl OutOfMemory {
+    /// Out of memory; `message` says what was being done and what the device answered.
+    pub fn new(message: impl fmt::Display) -> Self {
+        OutOfMemory(message.to_string())
+    }
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for OutOfMemory {}
+
 #[derive(Debug)]
 struct Message {
     text: String,

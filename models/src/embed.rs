@@ -9,9 +9,10 @@ use candle_transformers::models::bert::{BertModel, Config};
 use forebay::{Admit, Collated, Context, Error, Model, Result};
 
 use crate::bert::{self, Encoder};
+use crate::device::room_for;
 use crate::lanes::Lanes;
 use crate::plan::{Piece, Plan};
-use crate::{TokenIds, Weights};
+use crate::{TokenIds, Weights, classify};
 
 /// Tokens of one piece of work on one core: enough rows for the matrix products, and few enough that no core waits
 /// long for the last piece of a batch.
@@ -43,7 +44,8 @@ impl Embedder {
     ///
     /// # Errors
     /// `Failed`, naming the file: a configuration that is not BERT's, a tensor that is missing or of another shape or
-    /// type than the configuration says, or too little memory on the device.
+    /// type than the configuration says. `Fatal` if the weights are too large for what is free of a card's memory, which
+    /// is looked at before any of them is copied. Else as [`classify`] says.
     pub fn load(weights: &Weights, device: &Device) -> Result<Self> {
         Self::load_with(weights, device, std::thread::available_parallelism().map_or(1, |n| n.get()))
     }
@@ -63,9 +65,10 @@ impl Embedder {
     /// candle-transformers' model on any device.
     pub(crate) fn load_padded(weights: &Weights, device: &Device) -> Result<Self> {
         let config = config(weights)?;
+        room_for(weights.bytes(DType::F32), device)?;
         let vb = weights.map(DType::F32, device)?;
         let vb = if prefixed(weights) { vb.pp("bert") } else { vb };
-        let model = BertModel::load(vb, &config).context("loading the BERT encoder")?;
+        let model = BertModel::load(vb, &config).map_err(classify).context("loading the BERT encoder")?;
         Ok(Self::new(Network::Padded { model, device: device.clone() }, &config))
     }
 
@@ -153,6 +156,7 @@ impl Model for Embedder {
             Some(plan) if plan.len() == inputs.len() => self.run(&plan),
             _ => self.run(&Plan::of(inputs)),
         }
+        .map_err(classify)
     }
 }
 
