@@ -1,7 +1,7 @@
 //! Generations of cards, and which of them this program has kernels for.
 //!
-//! Owns the rules of what runs where. The build says what it compiled for in CUDA_COMPUTE_CAP and FAT_ARCHS, as
-//! scripts/cuda-build sets them.
+//! Owns the rules of what runs where. The build says what it compiled for in CUDA_COMPUTE_CAP and FOREBAY_CUDA_ARCHS,
+//! as scripts/cuda-build sets them.
 
 use std::fmt;
 
@@ -32,7 +32,7 @@ pub(super) enum Built {
 /// What this program was built for.
 pub(super) fn built() -> Built {
     match cfg!(feature = "cuda") {
-        true => Built::of(option_env!("CUDA_COMPUTE_CAP"), option_env!("FAT_ARCHS")),
+        true => Built::of(option_env!("CUDA_COMPUTE_CAP"), option_env!("FOREBAY_CUDA_ARCHS")),
         false => Built::Unknown,
     }
 }
