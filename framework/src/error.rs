@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 /// A result whose error is forebay's own unless said otherwise.
@@ -80,6 +81,12 @@ impl Error {
     pub fn with_fault(mut self, fault: Fault) -> Self {
         self.fault = fault;
         self
+    }
+
+    /// The code with which a program ends that this error keeps from its work: [`EXIT_NODE_FAULT`](crate::EXIT_NODE_FAULT)
+    /// if the fault is the node's, and else 2.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(if self.fault == Fault::Fatal { crate::EXIT_NODE_FAULT } else { 2 })
     }
 
     /// The same error behind a line that says what was being done, such as the file being read.
@@ -239,6 +246,16 @@ mod tests {
             Ok(text.parse()?)
         }
         assert_eq!(parse("x").unwrap_err().fault(), Fault::Failed);
+    }
+
+    #[test]
+    fn only_the_nodes_fault_ends_a_program_with_the_code_for_it() {
+        let is = |error: Error, code: u8| {
+            assert_eq!(format!("{:?}", error.exit_code()), format!("{:?}", ExitCode::from(code)))
+        };
+        is(Error::fatal("the card is gone").context("loading"), 70);
+        is(Error::invalid("no device"), 2);
+        is(Error::transient("busy"), 2);
     }
 
     #[test]

@@ -101,7 +101,9 @@ pub fn classify(error: impl Into<Error>) -> Error {
     match error.find::<Candle>().and_then(meaning) {
         None => error,
         Some(Meaning::TooMuch) => Error::new(Fault::Failed, OutOfMemory::new(error)),
-        Some(Meaning::Lost) => fatal(error, "the card is lost to this process; work goes on in a new one, or elsewhere"),
+        Some(Meaning::Lost) => {
+            fatal(error, "the card is lost to this process; work goes on in a new one, or elsewhere")
+        }
         Some(Meaning::NoKernels) => fatal(
             error,
             "this program has no kernels for the card or its driver; build it for the card (scripts/cuda-build), and run \
@@ -169,7 +171,9 @@ mod tests {
     #[test]
     fn every_row_is_found_by_its_name() {
         for (name, meaning) in MEANINGS {
-            for text in [format!("DriverError({name}, \"some words\")"), format!("CublasError({name})"), name.to_owned()] {
+            for text in
+                [format!("DriverError({name}, \"some words\")"), format!("CublasError({name})"), name.to_owned()]
+            {
                 let error = classify(cuda(&text));
                 let fault = if meaning == Meaning::TooMuch { Fault::Failed } else { Fault::Fatal };
                 assert_eq!(error.fault(), fault, "{error}");

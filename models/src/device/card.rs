@@ -13,11 +13,8 @@ use super::cuda::{Driver, driver, keep_library};
 use super::unusable::{Unusable, version_text};
 
 /// What candle loads, each before those that need it: the name without an ending, and that of CUDA 13.
-const LIBRARIES: [(&str, &str); 3] = [
-    ("libcublasLt", "libcublasLt.so.13"),
-    ("libcublas", "libcublas.so.13"),
-    ("libcurand", "libcurand.so.10"),
-];
+const LIBRARIES: [(&str, &str); 3] =
+    [("libcublasLt", "libcublasLt.so.13"), ("libcublas", "libcublas.so.13"), ("libcurand", "libcurand.so.10")];
 
 /// A card that models can run on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Device;
-use forebay::{Error, Result};
+#[cfg(feature = "cuda")]
+use forebay::Fault;
+use forebay::{Context, Error, Result};
+
+use super::unusable::Unusable;
 
 const VARIABLE: &str = "FOREBAY_DEVICE";
 
@@ -27,12 +31,26 @@ impl DeviceChoice {
     /// What `FOREBAY_DEVICE` says; without it, or if it is empty, [`DeviceChoice::Auto`].
     ///
     /// # Errors
-    /// `Invalid` if it says anything else than a choice.
+    /// `Invalid` if it says anything else than a choice, or names a card and the program was built without the feature
+    /// `cuda`.
     pub fn from_env() -> Result<Self> {
-        let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else {
-            return Ok(Self::Auto);
-        };
-        text.to_string_lossy().parse().map_err(|why: Error| why.context(VARIABLE))
+        let text = std::env::var_os(VARIABLE).unwrap_or_default();
+        Self::of(&text.to_string_lossy()).context(VARIABLE)
+    }
+
+    pub(super) fn of(text: &str) -> Result<Self> {
+        match text {
+            "" => Ok(Self::Auto),
+            _ => text.parse::<Self>()?.built_for(),
+        }
+    }
+
+    /// This choice, if the program can be expected to open it anywhere.
+    fn built_for(self) -> Result<Self> {
+        match self {
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(Unusable::NotBuilt.error()),
+            _ => Ok(self),
+        }
     }
 
     /// Opens the device. Call it where the model is loaded, on the device thread: a card's device is for one thread. One
@@ -59,11 +77,9 @@ impl DeviceChoice {
 
 #[cfg(feature = "cuda")]
 fn open_card(number: usize) -> Result<Device> {
-    use forebay::{Classify, Context};
-
     let card = crate::Card::find(number)?;
     // A card that passed every check and does not open is this node's trouble.
-    let device = super::cuda::open_device(number).map_err(crate::classify).or_fatal();
+    let device = super::cuda::open_device(number).map_err(|why| crate::classify(why).with_fault(Fault::Fatal));
     let device = device.with_context(|| format!("opening {card}"))?;
     card.keep_memory()?;
     tracing::info!(%card, "models run on a card");
@@ -72,7 +88,7 @@ fn open_card(number: usize) -> Result<Device> {
 
 #[cfg(not(feature = "cuda"))]
 fn open_card(_: usize) -> Result<Device> {
-    Err(super::unusable::Unusable::NotBuilt.error())
+    Err(Unusable::NotBuilt.error())
 }
 
 impl FromStr for DeviceChoice {
@@ -80,14 +96,17 @@ impl FromStr for DeviceChoice {
 
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || {
-            Error::invalid(format_args!("`{text}` is no device: say `auto`, `cpu`, `cuda`, or `cuda:1` for the second card"))
+            Error::invalid(format_args!(
+                "`{text}` is no device: say `auto`, `cpu`, `cuda`, or `cuda:1` for the second card"
+            ))
         };
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
             _ => {
-                let number = text.strip_prefix("cuda:").filter(|number| number.bytes().all(|digit| digit.is_ascii_digit()));
+                let number =
+                    text.strip_prefix("cuda:").filter(|number| number.bytes().all(|digit| digit.is_ascii_digit()));
                 number.and_then(|number| number.parse().ok()).map(Self::Cuda).ok_or_else(wrong)
             }
         }
