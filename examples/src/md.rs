@@ -19,7 +19,7 @@ use forebay::places::{Places, Reference};
 use forebay::source::single::Single;
 use forebay::store::{Content, Folder, Outcome, Put};
 use forebay::{Context, Job, Pipeline, Result, Stepping, Worker};
-use forebay_models::Device;
+use forebay_models::DeviceChoice;
 use forebay_models::md::{Dynamics, Outcome as Simulated, Simulation, Summary, TRAJECTORY};
 
 /// Simulates a Lennard-Jones fluid, saves its states, and goes on from the last.
@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
         Ok(code) => code,
         Err(why) => {
             eprintln!("md: {why}");
-            ExitCode::from(2)
+            why.exit_code()
         }
     }
 }
@@ -60,9 +60,10 @@ async fn simulate(arguments: Arguments) -> Result<ExitCode> {
     if let Some(seconds) = arguments.every {
         saving = saving.every(Duration::try_from_secs_f64(seconds)?);
     }
+    let device = DeviceChoice::from_env()?;
     let pipeline = Pipeline::new()
         .cpu("check", 1, |_, asked: Simulation| asked.check().map(|()| asked))
-        .gpu_steps("md", Stepping::jobs(1).saving(saving), || Ok(Dynamics::new(&Device::Cpu)))
+        .gpu_steps("md", Stepping::jobs(1).saving(saving), move || Ok(Dynamics::new(&device.open()?)))
         .io("keep", 1, move |job, done| keep(places.clone(), output.clone(), job, done));
     Ok(Worker::new(pipeline).source(single).run().await)
 }

@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 /// A result whose error is forebay's own unless said otherwise.
@@ -80,6 +81,12 @@ impl Error {
     pub fn with_fault(mut self, fault: Fault) -> Self {
         self.fault = fault;
         self
+    }
+
+    /// The code with which a program ends that this error keeps from its work: [`EXIT_NODE_FAULT`](crate::EXIT_NODE_FAULT)
+    /// if the fault is the node's, and else 2.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(if self.fault == Fault::Fatal { crate::EXIT_NODE_FAULT } else { 2 })
     }
 
     /// The same error behind a line that says what was being done, such as the file being read.
@@ -176,6 +183,26 @@ impl fmt::Display for DeadlinePassed {
 
 impl StdError for DeadlinePassed {}
 
+/// The device's memory did not suffice, and would for less. Found with [`Error::find`] by whoever can ask for less at
+/// once, as the engine can by halving a batch.
+#[derive(Debug)]
+pub struct OutOfMemory(String);
+
+impl OutOfMemory {
+    /// Out of memory; `message` says what was being done and what the device answered.
+    pub fn new(message: impl fmt::Display) -> Self {
+        OutOfMemory(message.to_string())
+    }
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for OutOfMemory {}
+
 #[derive(Debug)]
 struct Message {
     text: String,
@@ -219,6 +246,16 @@ mod tests {
             Ok(text.parse()?)
         }
         assert_eq!(parse("x").unwrap_err().fault(), Fault::Failed);
+    }
+
+    #[test]
+    fn only_the_nodes_fault_ends_a_program_with_the_code_for_it() {
+        let is = |error: Error, code: u8| {
+            assert_eq!(format!("{:?}", error.exit_code()), format!("{:?}", ExitCode::from(code)))
+        };
+        is(Error::fatal("the card is gone").context("loading"), 70);
+        is(Error::invalid("no device"), 2);
+        is(Error::transient("busy"), 2);
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub mod webhook;
 mod witness;
 mod worker;
 
-pub use error::{Classify, Context, DeadlinePassed, Error, Fault, Result};
+pub use error::{Classify, Context, DeadlinePassed, Error, Fault, OutOfMemory, Result};
 pub use gpu::batching::Batching;
 pub use gpu::stepping::Stepping;
 pub use job::{Event, Job, Meta, Priority, Timing, Timings};

@@ -11,9 +11,10 @@ use forebay::{Admit, Collated, Context, Error, Model, Result};
 
 use crate::bert::transfer::{Courier, Flight};
 use crate::bert::{self, card, cpu};
+use crate::device::room_for;
 use crate::lanes::Lanes;
 use crate::plan::{Piece, Plan};
-use crate::{TokenIds, Weights};
+use crate::{TokenIds, Weights, classify};
 
 /// Tokens of one piece of work on one core: enough rows for the matrix products, and few enough that no core waits
 /// long for the last piece of a batch.
@@ -50,7 +51,8 @@ impl Embedder {
     ///
     /// # Errors
     /// `Failed`, naming the file: a configuration that is not BERT's, a tensor that is missing or of another shape or
-    /// type than the configuration says, or too little memory on the device.
+    /// type than the configuration says. `Fatal` if the weights are too large for what is free of a card's memory, which
+    /// is looked at before any of them is copied. Else as [`classify`] says.
     pub fn load(weights: &Weights, device: &Device) -> Result<Self> {
         Self::load_with(weights, device, std::thread::available_parallelism().map_or(1, |n| n.get()))
     }
@@ -74,7 +76,7 @@ impl Embedder {
     pub fn load_padded(weights: &Weights, device: &Device) -> Result<Self> {
         let config = config(weights)?;
         let vb = tensors(weights, DType::F32, device)?;
-        let model = BertModel::load(vb, &config).context("loading the BERT encoder")?;
+        let model = BertModel::load(vb, &config).map_err(classify).context("loading the BERT encoder")?;
         Ok(Self::new(Network::Padded { model, device: device.clone() }, &config))
     }
 
@@ -83,8 +85,8 @@ impl Embedder {
     pub fn load_packed(weights: &Weights, device: &Device, dtype: DType, plain: bool) -> Result<Self> {
         let config = config(weights)?;
         let vb = tensors(weights, dtype, device)?;
-        let encoder = card::Encoder::load(&vb, &config).context("loading the BERT encoder")?;
-        let courier = Courier::new(device, plain).context("making streams for copies")?;
+        let encoder = card::Encoder::load(&vb, &config).map_err(classify).context("loading the BERT encoder")?;
+        let courier = Courier::new(device, plain).map_err(classify).context("making streams for copies")?;
         Ok(Self::new(Network::Packed { encoder, courier }, &config))
     }
 
@@ -199,13 +201,14 @@ impl Model for Embedder {
             return Err(refusal);
         }
         let plan = collated.take::<Plan>().filter(|plan| plan.len() == inputs.len());
-        let begun = self.begin(plan.unwrap_or_else(|| Plan::of(inputs)))?;
-        self.end(begun)
+        let begun = self.begin(plan.unwrap_or_else(|| Plan::of(inputs))).map_err(classify)?;
+        self.end(begun).map_err(classify)
     }
 }
 
 /// The tensors of the encoder.
 fn tensors(weights: &Weights, dtype: DType, device: &Device) -> Result<VarBuilder<'static>> {
+    room_for(weights.bytes(dtype), device)?;
     let vb = weights.map(dtype, device)?;
     Ok(if prefixed(weights) { vb.pp("bert") } else { vb })
 }

@@ -7,6 +7,8 @@
 //! | [`Weights`] | a model's files in a directory, or from a Hugging Face repository | `candle`, `hub` |
 //! | [`finetune`] | a last layer for the embedder, trained on pairs of texts in steps that can be saved | `candle` |
 //! | [`md`] | molecular dynamics of a Lennard-Jones fluid, in steps that can be saved and gone on with | `candle` |
+//! | [`DeviceChoice`], [`Card`] | the device that models run on, as the operator says; what is wrong with a card | `candle`, `cuda` |
+//! | [`classify`] | whose fault a failure on a device is | `candle` |
 //! | [`toy`] | an echo and a fake device without weights | none |
 //!
 //! ```no_run
@@ -30,7 +32,7 @@
 //! ```
 //!
 //! In a pipeline `Tokens` belongs in a `.cpu` stage and `Embedder` in a `.gpu_each` stage, whose loader is
-//! `|| Embedder::load(&Weights::dir(..)?, &Device::Cpu)`.
+//! `|| Embedder::load(&Weights::dir(..)?, &DeviceChoice::from_env()?.open()?)`.
 
 #![deny(unsafe_code, missing_docs)]
 #![warn(unreachable_pub)]
@@ -44,7 +46,11 @@ mod bert;
 #[cfg(feature = "candle")]
 mod bounds;
 #[cfg(feature = "candle")]
+mod device;
+#[cfg(feature = "candle")]
 mod embed;
+#[cfg(feature = "candle")]
+mod fault;
 #[cfg(feature = "candle")]
 pub mod finetune;
 #[cfg(feature = "hub")]
@@ -78,7 +84,11 @@ mod words;
 #[cfg(feature = "candle")]
 pub use candle_core::Device;
 #[cfg(feature = "candle")]
+pub use device::{Card, DeviceChoice, DeviceSpeed, Memory, device_speed};
+#[cfg(feature = "candle")]
 pub use embed::Embedder;
+#[cfg(feature = "candle")]
+pub use fault::classify;
 #[cfg(feature = "candle")]
 pub use passages::{Passage, Passages};
 #[cfg(feature = "candle")]

@@ -119,6 +119,13 @@ impl Weights {
         Ok(())
     }
 
+    /// How many bytes all tensors take on a device, as `dtype`.
+    pub fn bytes(&self, dtype: DType) -> u64 {
+        let items = |entry: &Entry| entry.shape.iter().fold(1u64, |all, n| all.saturating_mul(*n));
+        let items = self.table.values().fold(0u64, |sum, entry| sum.saturating_add(items(entry)));
+        items.saturating_mul(dtype.size_in_bytes() as u64)
+    }
+
     /// Whether a tensor of this name is there.
     pub fn has(&self, name: &str) -> bool {
         self.table.contains_key(name)

@@ -3,7 +3,8 @@
 //! `embed folder IN OUT` cuts each file of IN into passages, embeds them with a BERT-like model, and writes each
 //! document's passages with their vectors to OUT as JSON lines, and all vectors as one safetensors file. Kill it and
 //! start it again: it goes on where it was. Start several: they share the work. `embed search OUT "question"` finds
-//! the nearest passages. The weights are the folder named by FOREBAY_WEIGHTS.
+//! the nearest passages. The weights are the folder named by FOREBAY_WEIGHTS, and the model runs where FOREBAY_DEVICE
+//! says: by default on the first card, if the program was built for cards, and else on the CPU.
 
 mod document;
 mod index;
@@ -19,7 +20,7 @@ use clap::{Parser, Subcommand};
 use forebay::source::folder::Folder;
 use forebay::telemetry::{JOBS, Telemetry};
 use forebay::{Batching, Bytes, Classify, Context, Error, Pipeline, Result, Worker};
-use forebay_models::{Device, Embedder, Tokens, Weights};
+use forebay_models::{DeviceChoice, Embedder, Tokens, Weights};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use document::Reader;
@@ -72,7 +73,7 @@ async fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|why| {
         eprintln!("embed: {why}");
-        ExitCode::from(2)
+        why.exit_code()
     })
 }
 
@@ -100,13 +101,14 @@ async fn embed_folder(arguments: FolderArguments) -> Result<ExitCode> {
 
 /// Reads a document, cuts it into passages, embeds them, and writes them down.
 fn pipeline(weights: Arc<Weights>, max_bytes: u64) -> Result<Pipeline<PathBuf, Bytes>> {
+    let device = DeviceChoice::from_env()?;
     let tokens = Tokens::open(&weights)?;
     let reader = Reader { max_bytes };
     Ok(Pipeline::new()
         .io("read", 8, move |job, path| reader.read(job, path))
         .sized(|document| document.text.len())
         .cpu("cut", 2, move |_, document| document::cut(&tokens, document))
-        .gpu_each("embed", Batching::items(64).weight(16_384), move || Embedder::load(&weights, &Device::Cpu))
+        .gpu_each("embed", Batching::items(64).weight(16_384), move || Embedder::load(&weights, &device.open()?))
         .cpu("write", 1, |_, (passages, vectors)| document::write(passages, vectors)))
 }
 

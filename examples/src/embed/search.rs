@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use forebay::{Error, Model, Result};
-use forebay_models::{Device, Embedder, Tokens, Weights};
+use forebay_models::{DeviceChoice, Embedder, Tokens, Weights};
 
 use crate::document::Line;
 use crate::index;
@@ -17,7 +17,7 @@ pub fn search(weights: &dyn Fn() -> Result<Weights>, out: &Path, question: &str,
         return Err(Error::invalid(format_args!("`{out}` holds no passages; fill it with `embed folder IN {out}`")));
     }
     let ids = Tokens::open(&weights)?.encode(&[question])?;
-    let vectors = Embedder::load(&weights, &Device::Cpu)?.infer(&ids)?;
+    let vectors = Embedder::load(&weights, &DeviceChoice::from_env()?.open()?)?.infer(&ids)?;
     let vector = vectors.first().ok_or_else(|| Error::failed("the model gave no vector"))?;
     // Vectors have length 1, so their product is the cosine between them.
     let cosine = |line: &Line| line.vector.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();

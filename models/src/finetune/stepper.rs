@@ -14,7 +14,7 @@ use super::training::{Frozen, Training};
 use super::vectors::{FILE, Vectors};
 use super::{Projection, Summary, Task};
 use crate::words::{floats_of_bytes, floats_to_bytes, of_bytes, to_bytes};
-use crate::{Embedder, Weights};
+use crate::{Embedder, Weights, classify};
 
 /// How long a step of all states together takes, if no batch takes longer.
 const STEP: Duration = Duration::from_millis(200);
@@ -74,7 +74,7 @@ impl Tuner {
     pub(super) fn advance(&mut self, run: &mut Run) -> Result<()> {
         let (from, texts) = (run.vectors.len(), run.task.pairs.texts());
         if from == texts.len() {
-            return run.training.advance(&run.vectors);
+            return run.training.advance(&run.vectors).map_err(classify);
         }
         let next = &texts[from..texts.len().min(from + TEXTS)];
         run.vectors.push(&self.embedder.infer(next)?)
@@ -120,7 +120,7 @@ impl Stepper for Tuner {
     const FORMAT: &'static str = "forebay finetune 1";
 
     fn begin(&mut self, task: &Task, place: &Workplace) -> Result<Run> {
-        let training = Training::start(task, self.embedder.width(), &self.device)?;
+        let training = Training::start(task, self.embedder.width(), &self.device).map_err(classify)?;
         for text in task.pairs.texts() {
             if let Admit::Never(why) = self.embedder.admit(text) {
                 return Err(why);
@@ -146,14 +146,14 @@ impl Stepper for Tuner {
     }
 
     fn finish(&mut self, run: Run) -> Result<Tuned> {
-        let summary = run.training.summary(&run.vectors)?;
+        let summary = run.training.summary(&run.vectors).map_err(classify)?;
         let file = run.place.folder()?.join(LAYER);
-        Projection::write(run.training.delta(), &file)?;
+        Projection::write(run.training.delta(), &file).map_err(classify)?;
         Ok(Tuned { summary, file, place: run.place })
     }
 
     fn save(&mut self, run: &mut Run) -> Result<Snapshot> {
-        let Frozen { delta, first, second, records } = run.training.freeze()?;
+        let Frozen { delta, first, second, records } = run.training.freeze().map_err(classify)?;
         let bytes = |values: Vec<f32>| move || Ok(floats_to_bytes(&values));
         Ok(Snapshot::new()
             .later("delta", bytes(delta))
@@ -171,7 +171,7 @@ impl Stepper for Tuner {
             second: values("second")?,
             records: of_bytes("records", &saved.bytes("records")?)?,
         };
-        let training = Training::thaw(task, self.embedder.width(), &self.device, frozen)?;
+        let training = Training::thaw(task, self.embedder.width(), &self.device, frozen).map_err(classify)?;
         let vectors = Vectors::open(place.folder()?, self.embedder.width(), task.pairs.texts().len())?;
         self.recognise(task, &vectors)?;
         Ok(Run { task: task.clone(), vectors, training, place: place.clone() })

@@ -12,6 +12,7 @@ use forebay::checkpoint::{Saved, Snapshot, Workplace};
 use forebay::{Error, Progress, Result, Stepper};
 
 use super::{Frozen, Run, Simulation, Summary, TRAJECTORY};
+use crate::classify;
 use crate::words::{of_bytes, to_bytes};
 
 /// The part that says what was asked for.
@@ -59,7 +60,8 @@ impl Stepper for Dynamics {
     const FORMAT: &'static str = "forebay md 1";
 
     fn begin(&mut self, simulation: &Simulation, place: &Workplace) -> Result<Placed> {
-        Ok(Placed { run: Run::start(simulation, &self.device, folder(simulation, place)?)?, place: place.clone() })
+        let run = Run::start(simulation, &self.device, folder(simulation, place)?).map_err(classify)?;
+        Ok(Placed { run, place: place.clone() })
     }
 
     fn step(&mut self, states: &mut [&mut Placed]) -> Result<Vec<Progress>> {
@@ -67,7 +69,7 @@ impl Stepper for Dynamics {
         let advance = |state: &mut &mut Placed| {
             let start = Instant::now();
             while !state.run.done() {
-                state.run.advance()?;
+                state.run.advance().map_err(classify)?;
                 if start.elapsed() >= each {
                     break;
                 }
@@ -82,7 +84,7 @@ impl Stepper for Dynamics {
     }
 
     fn save(&mut self, state: &mut Placed) -> Result<Snapshot> {
-        let Frozen { positions, velocities, reference, records } = state.run.freeze()?;
+        let Frozen { positions, velocities, reference, records } = state.run.freeze().map_err(classify)?;
         let bytes = |values: Vec<f64>| move || Ok(to_bytes(values.into_iter().map(f64::to_bits)));
         let snapshot = Snapshot::new()
             .later("positions", bytes(positions))
@@ -113,10 +115,8 @@ impl Stepper for Dynamics {
             reference: Arc::new(values("reference")?),
             records: numbers("records")?,
         };
-        Ok(Placed {
-            run: Run::thaw(simulation, &self.device, folder(simulation, place)?, frozen)?,
-            place: place.clone(),
-        })
+        let run = Run::thaw(simulation, &self.device, folder(simulation, place)?, frozen).map_err(classify)?;
+        Ok(Placed { run, place: place.clone() })
     }
 }
 
