@@ -20,14 +20,22 @@ constexpr int QUERIES = WARPS * WARP_QUERIES;
 constexpr int KEYS = 64;
 constexpr float LOG2_E = 1.44269504f;
 
-/// Rows of `SIZE` halves. The 16 bytes behind each move the next one to other banks, so that eight rows are read at
-/// once without a conflict.
+/// Rows of `SIZE` halves. Their 16-byte parts change places from row to row, so that the same part of eight rows lies
+/// in all banks, and is read at once.
 template <int SIZE>
-using Rows = half[KEYS][SIZE + VECTOR];
+struct alignas(16) Rows {
+    half values[KEYS][SIZE];
+
+    __device__ __forceinline__ half* at(uint32_t row, uint32_t column) {
+        constexpr uint32_t PARTS = SIZE / VECTOR;
+        const uint32_t part = (column / VECTOR) ^ (row / (8 / PARTS) % PARTS);
+        return &values[row][part * VECTOR + column % VECTOR];
+    }
+};
 
 /// Keys and values, those in use and those on their way.
 template <int SIZE>
-struct alignas(16) Shared {
+struct Shared {
     Rows<SIZE> keys[2];
     Rows<SIZE> values[2];
 };
@@ -53,14 +61,17 @@ __device__ __forceinline__ void fetch(const Head& head, uint32_t first, Rows<SIZ
         const bool wanted = first + row < head.tokens;
         if (first + row >= (head.tokens + 15) / 16 * 16) continue;
         const half* from = head.query(wanted ? first + row : first) + column;
-        device::copy_async(&keys[row][column], from + head.width, wanted);
-        device::copy_async(&values[row][column], from + 2 * head.width, wanted);
+        device::copy_async(keys.at(row, column), from + head.width, wanted);
+        device::copy_async(values.at(row, column), from + 2 * head.width, wanted);
     }
 }
 
 /// 16 queries of a warp and what they have seen so far. A lane has two of them: lane / 4 and the eighth after it.
 template <int SIZE>
 struct Queries {
+    static_assert(SIZE == 32 || SIZE == 64, "heads of other sizes have no scale");
+    static constexpr float SCALE = LOG2_E * (SIZE == 64 ? 0.125f : 0.17677669f);  // log2(e) / sqrt(SIZE)
+
     uint32_t queries[SIZE / 16][4];
     float sums[SIZE / 8][4] = {};  // of values, weighted
     float totals[2] = {};          // of weights, this lane's part
@@ -83,16 +94,16 @@ struct Queries {
 
     /// Attends to the first `count` of the keys and values, which are all of them if `WHOLE`.
     template <bool WHOLE>
-    __device__ __forceinline__ void attend(const Rows<SIZE>& keys, const Rows<SIZE>& values, int count) {
+    __device__ __forceinline__ void attend(Rows<SIZE>& keys, Rows<SIZE>& values, int count) {
         float scores[KEYS / 8][4];
         score<WHOLE>(keys, count, scores);
-        weigh(scores);
+        follow(scores);
         add<WHOLE>(values, count, scores);
     }
 
     /// The products of queries and keys; minus infinity where there is no key.
     template <bool WHOLE>
-    __device__ __forceinline__ void score(const Rows<SIZE>& keys, int count, float (&scores)[KEYS / 8][4]) {
+    __device__ __forceinline__ void score(Rows<SIZE>& keys, int count, float (&scores)[KEYS / 8][4]) {
         const int lane = threadIdx.x % LANES;
 #pragma unroll
         for (int i = 0; i < KEYS / 8; i++) {
@@ -101,7 +112,7 @@ struct Queries {
 #pragma unroll
                 for (int k = 0; k < SIZE / 32; k++) {
                     uint32_t part[4];
-                    device::load_matrices(part, &keys[i * 8 + lane % 8][k * 32 + lane / 8 * VECTOR]);
+                    device::load_matrices(part, keys.at(i * 8 + lane % 8, k * 32 + lane / 8 * VECTOR));
                     device::multiply(scores[i], queries[2 * k], part[0], part[1]);
                     device::multiply(scores[i], queries[2 * k + 1], part[2], part[3]);
                 }
@@ -111,9 +122,8 @@ struct Queries {
         }
     }
 
-    /// Makes weights of scores, and corrects what was summed so far if there is a new largest score.
-    __device__ __forceinline__ void weigh(float (&scores)[KEYS / 8][4]) {
-        const float scale = LOG2_E * (SIZE == 64 ? 0.125f : 0.17677669f);  // log2(e) / sqrt(SIZE)
+    /// Corrects what was summed so far, if there is a new largest score.
+    __device__ __forceinline__ void follow(const float (&scores)[KEYS / 8][4]) {
 #pragma unroll
         for (int side = 0; side < 2; side++) {
             float largest = -INFINITY;
@@ -123,7 +133,7 @@ struct Queries {
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
             // Kept scaled, so that old and new weights suffer from the same rounding.
-            const float peak = fmaxf(peaks[side], largest * scale);
+            const float peak = fmaxf(peaks[side], largest * SCALE);
             const float correction = device::exp2(peaks[side] - peak);
             peaks[side] = peak;
             totals[side] *= correction;
@@ -131,38 +141,41 @@ struct Queries {
                 sums[i][2 * side] *= correction;
                 sums[i][2 * side + 1] *= correction;
             }
-            for (int i = 0; i < KEYS / 8; i++) {
-                for (int j = 2 * side; j < 2 * side + 2; j++) {
-                    scores[i][j] = device::exp2(fmaf(scores[i][j], scale, -peak));
-                    totals[side] += scores[i][j];
-                }
-            }
         }
     }
 
-    /// Adds the weighted values. What a lane holds of a product lies as it must for the next one's left side.
+    /// Adds the values, weighted by their scores. What a lane holds of a product lies as it must for the next one's
+    /// left side.
     template <bool WHOLE>
-    __device__ __forceinline__ void add(const Rows<SIZE>& values, int count, const float (&weights)[KEYS / 8][4]) {
+    __device__ __forceinline__ void add(Rows<SIZE>& values, int count, float (&scores)[KEYS / 8][4]) {
         const int lane = threadIdx.x % LANES;
 #pragma unroll
         for (int i = 0; i < KEYS / 16; i++) {
             if (!WHOLE && i * 16 >= count) continue;
-            const float(&low)[4] = weights[2 * i];
-            const float(&high)[4] = weights[2 * i + 1];
-            const uint32_t shares[4] = {device::pack(low[0], low[1]), device::pack(low[2], low[3]),
-                                        device::pack(high[0], high[1]), device::pack(high[2], high[3])};
+            uint32_t weights[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float low = weight(scores[2 * i + j / 2][j % 2 * 2], j % 2);
+                const float high = weight(scores[2 * i + j / 2][j % 2 * 2 + 1], j % 2);
+                totals[j % 2] += low + high;
+                weights[j] = device::pack(low, high);
+            }
 #pragma unroll
             for (int k = 0; k < SIZE / 16; k++) {
                 uint32_t part[4];
-                device::load_transposed(part, &values[i * 16 + lane % 16][k * 16 + lane / 16 * VECTOR]);
-                device::multiply(sums[2 * k], shares, part[0], part[1]);
-                device::multiply(sums[2 * k + 1], shares, part[2], part[3]);
+                device::load_transposed(part, values.at(i * 16 + lane % 16, k * 16 + lane / 16 * VECTOR));
+                device::multiply(sums[2 * k], weights, part[0], part[1]);
+                device::multiply(sums[2 * k + 1], weights, part[2], part[3]);
             }
         }
     }
 
-    /// Puts the contexts, with the values' bias, into the warp's own rows of shared memory.
-    __device__ __forceinline__ void finish(const half* bias, half (*rows)[SIZE + VECTOR]) {
+    __device__ __forceinline__ float weight(float score, int side) const {
+        return device::exp2(fmaf(score, SCALE, -peaks[side]));
+    }
+
+    /// Puts the contexts, with the values' bias, into shared memory, from row `first` on.
+    __device__ __forceinline__ void finish(const half* bias, Rows<SIZE>& rows, uint32_t first) {
         const int lane = threadIdx.x % LANES;
         for (int side = 0; side < 2; side++) {
             totals[side] += __shfl_xor_sync(0xffffffff, totals[side], 1);
@@ -176,7 +189,7 @@ struct Queries {
             for (int side = 0; side < 2; side++) {
                 const float x = sums[i][2 * side] * totals[side] + more.x;
                 const float y = sums[i][2 * side + 1] * totals[side] + more.y;
-                *reinterpret_cast<uint32_t*>(&rows[lane / 4 + side * 8][column]) = device::pack(x, y);
+                *reinterpret_cast<uint32_t*>(rows.at(first + lane / 4 + side * 8, column)) = device::pack(x, y);
             }
         }
     }
@@ -202,6 +215,7 @@ __device__ __forceinline__ void attend(const half* qkv, const half* bias, const 
     fetch<SIZE>(head, 0, shared.keys[0], shared.values[0]);
     device::end_group();
     own.load(head, bias + from, first);
+#pragma unroll 1
     for (uint32_t key = 0; key < head.tokens; key += KEYS) {
         const int now = key / KEYS % 2;
         if (key + KEYS < head.tokens) fetch<SIZE>(head, key + KEYS, shared.keys[1 - now], shared.values[1 - now]);
@@ -215,8 +229,9 @@ __device__ __forceinline__ void attend(const half* qkv, const half* bias, const 
     }
     if (!busy) return;
 
-    half(*rows)[SIZE + VECTOR] = shared.keys[0] + warp * WARP_QUERIES;
-    own.finish(bias + 2 * width + from, rows);
+    // Through shared memory, of which each warp takes its own rows, for 16 bytes at a time.
+    Rows<SIZE>& rows = shared.keys[0];
+    own.finish(bias + 2 * width + from, rows, warp * WARP_QUERIES);
     __syncwarp();
     constexpr int VECTORS = SIZE / VECTOR;
 #pragma unroll
@@ -225,7 +240,7 @@ __device__ __forceinline__ void attend(const half* qkv, const half* bias, const 
         const uint32_t row = at / VECTORS, column = at % VECTORS * VECTOR;
         if (first + row >= head.tokens) continue;
         half* to = context + size_t(start + first + row) * width + from + column;
-        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(&rows[row][column]);
+        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(rows.at(warp * WARP_QUERIES + row, column));
     }
 }
 

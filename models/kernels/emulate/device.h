@@ -86,6 +86,10 @@ struct Load {
 inline void load_matrices(void* const (&lanes)[LANES]) {
     for (int i = 0; i < LANES; i++) check_shared(static_cast<Load*>(lanes[i])->row, 16, "a row of ldmatrix");
     for (int matrix = 0; matrix < 4; matrix++) {
+        unsigned banks = 0;
+        for (int row = 0; row < 8; row++)
+            banks |= 1u << reinterpret_cast<uintptr_t>(static_cast<Load*>(lanes[8 * matrix + row])->row) / 16 % 8;
+        if (banks != 0xff) fail("rows of ldmatrix share banks");
         const auto element = [&](int row, int column) -> uint32_t {
             return static_cast<Load*>(lanes[8 * matrix + row])->row[column].bits;
         };

@@ -3,7 +3,7 @@
 // Owns the order in which threads run and the memory of the test's buffers. It promises to notice what a card forgives
 // or hides: a barrier that not all threads reach, a warp whose lanes part, an access outside of every buffer, shared
 // memory that is read before it is written. Each warp runs as far as it can before the next, in an order drawn anew for
-// every phase, so that a forgotten barrier shows as wrong numbers. It is no model of time, of caches or of banks.
+// every phase, so that a forgotten barrier shows as wrong numbers. It is no model of time or of caches.
 #pragma once
 
 #include <setjmp.h>
@@ -151,8 +151,8 @@ inline void run_block(unsigned threads) {
     }
 }
 
-/// Runs a kernel, given as a call of it with its arguments.
-inline void launch(const char* name, dim3 grid, dim3 block, const std::function<void()>& call) {
+/// Runs a kernel, given as a call of it with its arguments; of its blocks those from `first` on.
+inline void launch(const char* name, dim3 grid, dim3 block, const std::function<void()>& call, unsigned first = 0) {
     const unsigned threads = block.x * block.y * block.z;
     kernel = name;
     body = &call;
@@ -162,7 +162,7 @@ inline void launch(const char* name, dim3 grid, dim3 block, const std::function<
     while (fibers.size() < threads) fibers.push_back(new Fiber);
     for (blockIdx.z = 0; blockIdx.z < grid.z; blockIdx.z++)
         for (blockIdx.y = 0; blockIdx.y < grid.y; blockIdx.y++)
-            for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++) run_block(threads);
+            for (blockIdx.x = first; blockIdx.x < grid.x; blockIdx.x++) run_block(threads);
 }
 
 inline void check_shared(const void* at, size_t bytes, const char* what) {
