@@ -35,7 +35,8 @@ struct Row {
     }
 
     /// Writes `gain * (row - mean) / sqrt(variance + eps) + shift`.
-    __device__ __forceinline__ void store_norm(const half* gain, const half* shift, float eps, uint32_t width, half* out) {
+    __device__ __forceinline__ void store_norm(const half* gain, const half* shift, float eps, uint32_t width,
+                                               half* out) {
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < MOST; i++)
@@ -71,7 +72,8 @@ __device__ __forceinline__ size_t own_row() {
 __device__ __forceinline__ float gelu(float x) {
     const float z = fabsf(x) * 0.70710678f;
     const float t = device::reciprocal(1 + 0.3275911f * z);
-    const float p = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    const float high = 1.421413741f + t * (-1.453152027f + t * 1.061405429f);
+    const float p = t * (0.254829592f + t * (-0.284496736f + t * high));
     // 1 - erf(z), small where x is far from 0 on either side; nothing cancels there.
     const float left = p * device::exp2(-1.44269504f * z * z);
     return fmaxf(x, 0) - 0.5f * fabsf(x) * left;

@@ -152,7 +152,9 @@ inline float __shfl_xor_sync(uint32_t mask, float value, int distance) {
 
 namespace device {
 
-inline float2 unpack(uint32_t pair) { return {emulate::value(emulate::low(pair)), emulate::value(emulate::high(pair))}; }
+inline float2 unpack(uint32_t pair) {
+    return {emulate::value(emulate::low(pair)), emulate::value(emulate::high(pair))};
+}
 inline uint32_t pack(float low, float high) { return emulate::half_of(low) | uint32_t(emulate::half_of(high)) << 16; }
 inline float exp2(float x) { return x < -126 ? 0 : exp2f(x); }
 inline float reciprocal(float x) { return 1 / x; }

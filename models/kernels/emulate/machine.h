@@ -183,8 +183,9 @@ struct Buffer {
     explicit Buffer(size_t count) : count(count) {
         const size_t page = size_t(sysconf(_SC_PAGESIZE));
         pages = (count * sizeof(T) + page - 1) / page * page;
-        base = static_cast<unsigned char*>(mmap(nullptr, pages + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        if (base == MAP_FAILED || mprotect(base + page, pages, PROT_READ | PROT_WRITE)) fail("no memory for a buffer");
+        void* const all = mmap(nullptr, pages + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        base = static_cast<unsigned char*>(all);
+        if (all == MAP_FAILED || mprotect(base + page, pages, PROT_READ | PROT_WRITE)) fail("no memory for a buffer");
         memset(base + page, 0xff, pages);
         front = at_front;
     }
@@ -208,7 +209,7 @@ struct Buffer {
 };
 
 inline void on_fault(int signal) {
-    fail(signal == SIGSEGV ? "an access outside of every buffer" : "an access that is not aligned, or undefined arithmetic");
+    fail(signal == SIGSEGV ? "an access outside of every buffer" : "an access not aligned, or undefined arithmetic");
 }
 
 /// Turns faults of the processor into failures with a name. They are handled on a stack of their own, for fibers have
