@@ -7,7 +7,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
-use forebay::{Admit, Collated, Context, Error, Model, Result};
+use forebay::{Admit, Collated, Context, Error, Launched, Model, Result};
 
 use crate::bert::transfer::{Courier, Flight};
 use crate::bert::{self, card, cpu};
@@ -120,53 +120,49 @@ impl Embedder {
         )))
     }
 
+    /// Begins a batch: all of it is launched on a card, and nothing is done yet elsewhere.
     fn begin(&mut self, plan: Plan) -> Result<Begun> {
-        let work = match &mut self.network {
-            Network::Fused { encoder, lanes } => {
-                let fair = plan.tokens().div_ceil(2 * lanes.len());
-                let pieces = plan.pieces(fair.clamp(SMALL_PIECE_TOKENS, PIECE_TOKENS));
-                Work::Done(lanes.run(&pieces, |piece| fused(encoder, piece))?.concat())
-            }
-            Network::Packed { .. } if plan.len() == 0 => Work::Done(Vec::new()),
-            Network::Packed { encoder, courier } => {
+        let flight = match &mut self.network {
+            Network::Packed { encoder, courier } if plan.len() > 0 => {
                 let mut flight = courier.send(plan.packing())?;
                 let vectors = encoder.forward(&flight.packed(plan.packing()))?;
                 courier.bring(&mut flight, vectors)?;
-                Work::Flying(flight)
+                Some(flight)
             }
-            Network::Padded { model, device } => {
-                let whole = plan.pieces(usize::MAX);
-                Work::Done(whole.iter().map(|piece| padded(model, device, piece)).collect::<Result<Vec<_>>>()?.concat())
-            }
+            _ => None,
         };
-        Ok(Begun { plan, work })
+        Ok(Begun { plan, flight })
     }
 
     fn end(&mut self, begun: Begun) -> Result<Vec<Vec<f32>>> {
-        let vectors = match (begun.work, &mut self.network) {
-            (Work::Done(vectors), _) => vectors,
-            (Work::Flying(flight), Network::Packed { courier, .. }) => {
+        let Begun { plan, flight } = begun;
+        let vectors = match (&mut self.network, flight) {
+            (Network::Packed { courier, .. }, Some(flight)) => {
                 courier.fetch(flight)?.chunks_exact(self.width).map(<[f32]>::to_vec).collect()
             }
-            (Work::Flying(_), _) => return Err(Error::failed("a batch came back to a network that did not begin it")),
+            (Network::Packed { .. }, None) => Vec::new(),
+            (Network::Fused { encoder, lanes }, _) => {
+                let fair = plan.tokens().div_ceil(2 * lanes.len());
+                let pieces = plan.pieces(fair.clamp(SMALL_PIECE_TOKENS, PIECE_TOKENS));
+                lanes.run(&pieces, |piece| fused(encoder, piece))?.concat()
+            }
+            (Network::Padded { model, device }, _) => {
+                let whole = plan.pieces(usize::MAX);
+                whole.iter().map(|piece| padded(model, device, piece)).collect::<Result<Vec<_>>>()?.concat()
+            }
         };
         if vectors.iter().flatten().any(|value| !value.is_finite()) {
             return Err(Error::failed("the model gave values that are not numbers: its weights may be damaged"));
         }
-        Ok(begun.plan.restore(vectors))
+        Ok(plan.restore(vectors))
     }
 }
 
-/// A batch that the network has begun.
+/// A batch that was begun.
 struct Begun {
     plan: Plan,
-    work: Work,
-}
-
-enum Work {
-    Done(Vec<Vec<f32>>),
     /// On a card, or on its way back from it.
-    Flying(Flight),
+    flight: Option<Flight>,
 }
 
 impl Model for Embedder {
@@ -197,12 +193,26 @@ impl Model for Embedder {
     }
 
     fn infer_collated(&mut self, inputs: &[TokenIds], collated: Collated) -> Result<Vec<Vec<f32>>> {
+        let launched = self.launch(inputs, collated)?;
+        self.finish(inputs, launched)
+    }
+
+    const LAUNCHES: bool = true;
+
+    fn launch(&mut self, inputs: &[TokenIds], collated: Collated) -> Result<Launched> {
         if let Some(refusal) = inputs.iter().find_map(|input| self.refusal(input)) {
             return Err(refusal);
         }
         let plan = collated.take::<Plan>().filter(|plan| plan.len() == inputs.len());
-        let begun = self.begin(plan.unwrap_or_else(|| Plan::of(inputs))).map_err(classify)?;
-        self.end(begun).map_err(classify)
+        let begun = self.begin(plan.unwrap_or_else(|| Plan::of(inputs)));
+        begun.map(Launched::new).map_err(classify)
+    }
+
+    fn finish(&mut self, inputs: &[TokenIds], launched: Launched) -> Result<Vec<Vec<f32>>> {
+        match launched.take::<Begun>() {
+            Some(begun) => self.end(begun).map_err(classify),
+            None => self.infer(inputs),
+        }
     }
 }
 
