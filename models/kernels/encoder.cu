@@ -12,7 +12,7 @@
 /// out = layer_norm(words[ids] + positions[places]), a row for each of `tokens`.
 ///
 /// `positions` already holds the embedding of the token type. Grid: tokens / 4, rounded up. Block: (32, 4).
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 8)
     embed_f16(const uint32_t* ids, const uint32_t* places, const half* words, const half* positions, const half* gain,
               const half* shift, half* out, uint32_t tokens, uint32_t width, float eps) {
     const size_t at = rows::own_row();
@@ -26,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(128)
 /// out = layer_norm(x + (h + bias)); `out` may be `x` or `h`.
 ///
 /// Grid: tokens / 4, rounded up. Block: (32, 4).
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 8)
     residual_norm_f16(const half* x, const half* h, const half* bias, const half* gain, const half* shift, half* out,
                       uint32_t tokens, uint32_t width, float eps) {
     const size_t at = rows::own_row();
