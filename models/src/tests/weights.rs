@@ -34,6 +34,15 @@ fn a_whole_model_loads() {
 }
 
 #[test]
+fn the_bytes_that_a_model_takes_are_known_before_it_is_loaded() {
+    let dir = tiny::model();
+    let weights = Weights::dir(dir.path()).unwrap();
+    let held: usize = tiny::tensors("").values().map(|(_, _, bytes)| bytes.len()).sum();
+    assert_eq!(weights.bytes(DType::F32), held as u64);
+    assert_eq!(weights.bytes(DType::F16), held as u64 / 2);
+}
+
+#[test]
 fn tensors_may_stand_under_the_prefix_bert() {
     let dir = tiny::model();
     tiny::write(&dir.path().join("model.safetensors"), &tiny::tensors("bert."));
