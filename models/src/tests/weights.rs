@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::DType;
 use serde_json::json;
 
 use super::tiny;
@@ -31,6 +32,15 @@ fn a_whole_model_loads() {
     let weights = Weights::dir(dir.path()).unwrap();
     Embedder::load(&weights, &Device::Cpu).unwrap();
     Tokens::open(&weights).unwrap();
+}
+
+#[test]
+fn the_bytes_that_a_model_takes_are_known_before_it_is_loaded() {
+    let dir = tiny::model();
+    let weights = Weights::dir(dir.path()).unwrap();
+    let held: usize = tiny::tensors("").values().map(|(_, _, bytes)| bytes.len()).sum();
+    assert_eq!(weights.bytes(DType::F32), held as u64);
+    assert_eq!(weights.bytes(DType::F16), held as u64 / 2);
 }
 
 #[test]

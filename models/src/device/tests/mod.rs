@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+// Of one generation, which a build for another one refuses.
+#[cfg(not(feature = "cuda"))]
 mod cards;
 
 use candle_core::Device;
