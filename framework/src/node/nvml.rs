@@ -132,37 +132,4 @@ fn told<T>(answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_that_a_card_does_not_tell_is_no_error_and_a_lost_card_is() {
-        assert_eq!(told(Ok(7)).unwrap(), Some(7));
-        for quiet in [NvmlError::NotSupported, NvmlError::NoPermission, NvmlError::Unknown] {
-            assert_eq!(told::<u32>(Err(quiet)).unwrap(), None);
-        }
-        let lost = told::<u32>(Err(NvmlError::GpuLost)).unwrap_err();
-        assert_eq!(lost.to_string(), "device fell off the bus or has otherwise become inacessible");
-    }
-
-    /// Where there is a driver its cards are read, and elsewhere it is said what is missing: the machine decides.
-    #[test]
-    fn this_machine_can_be_looked_at_with_or_without_a_driver() {
-        match look() {
-            Ok(seen) => {
-                assert!(seen.driver.split('.').next().unwrap().parse::<u32>().is_ok(), "{}", seen.driver);
-                for card in seen.cards.iter().flatten() {
-                    let throttled = card.throttled.as_ref().map_or(0, Vec::len);
-                    assert!([0, THROTTLES.len()].contains(&throttled));
-                    assert!(card.memory_free <= card.memory_total, "{card:?}");
-                }
-            }
-            Err(why) => {
-                assert_eq!(why.fault(), crate::Fault::Fatal);
-                let said = why.to_string();
-                assert!(said.starts_with("the NVIDIA driver cannot be asked ("), "{said}");
-                assert!(said.ends_with("needs `utility` among NVIDIA_DRIVER_CAPABILITIES"), "{said}");
-            }
-        }
-    }
-}
+mod tests;
