@@ -1,7 +1,7 @@
 //! How fast a device is, as whoever knows its tensor library measures it. It only holds the figures.
 
-/// How fast a device is, for [`Fitness::device`](crate::node::Fitness::device). This crate knows no tensor library, so
-/// the program measures it.
+/// How fast a device is, for `Fitness::device` (feature `node`). This crate knows no tensor library, so the program
+/// measures it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DeviceSpeed {
     /// A matrix product at the precision that models use, in TFLOP/s: 10^12 multiplications and additions a second.
