@@ -37,6 +37,11 @@
 //! | `FOREBAY_NODE_DISK` | anything will do | least free disk in bytes, at least 1 |
 //! | `FOREBAY_NODE_MEMORY` | anything will do | least free memory in bytes, at least 1 |
 //! | `FOREBAY_NODE_CPUS` | anything will do | fewest CPUs, 1 to 1024 |
+//! | `FOREBAY_NODE_GPU_DRIVER` | anything will do | least branch of the NVIDIA driver, as in `580`, 1 to 100000 |
+//! | `FOREBAY_NODE_GPU_CAPABILITY` | anything will do | least compute capability of the cards, as in `8.6` |
+//! | `FOREBAY_NODE_GPU_MEMORY` | anything will do | least free memory of the cards in bytes, at least 1 |
+//! | `FOREBAY_NODE_GPU_TFLOPS` | anything will do | least matrix product on the device in TFLOP/s, 1 to 100000 |
+//! | `FOREBAY_NODE_GPU_COPY` | anything will do | slowest copy from the host to the device in GB/s, 1 to 100000 |
 //! | `FOREBAY_NODE_UNFIT` | `reallocate` | what a worker does on a node below that: `reallocate`, `exit` or `warn` |
 //! | `FOREBAY_NODE_TRIES` | 3 | how often a node is measured before it is found unfit, 1 to 100 |
 //! | `FOREBAY_NODE_LEAVES` | 60 | workers that may leave their nodes within an hour, 0 to 10000 |
@@ -287,6 +292,11 @@ impl NodeConfig {
                 disk: number("FOREBAY_NODE_DISK", 1, u64::MAX)?,
                 memory: number("FOREBAY_NODE_MEMORY", 1, u64::MAX)?,
                 cpus: number("FOREBAY_NODE_CPUS", 1, 1024)?.map(|cpus| cpus as f64),
+                gpu_driver: number("FOREBAY_NODE_GPU_DRIVER", 1, 100_000)?.map(|branch| branch as u32),
+                gpu_capability: capability(&get, "FOREBAY_NODE_GPU_CAPABILITY")?,
+                gpu_memory: number("FOREBAY_NODE_GPU_MEMORY", 1, u64::MAX)?,
+                gpu_tflops: number("FOREBAY_NODE_GPU_TFLOPS", 1, 100_000)?.map(|tflops| tflops as f64),
+                gpu_copy: number("FOREBAY_NODE_GPU_COPY", 1, 100_000)?.map(|rate| rate as f64),
             },
             unfit: one_of("FOREBAY_NODE_UNFIT", [reallocate, exit, ("warn", Unfit::Warn)], Unfit::Reallocate)?,
             tries: number("FOREBAY_NODE_TRIES", 1, 100)?.unwrap_or(3) as u32,
@@ -296,6 +306,18 @@ impl NodeConfig {
             metadata: text("FOREBAY_NODE_METADATA").or(on_saladcloud),
         })
     }
+}
+
+/// A compute capability, major and minor; `None` where it is not set.
+#[cfg(feature = "node")]
+fn capability(get: impl Fn(&str) -> Option<String>, key: &str) -> Result<Option<(u32, u32)>> {
+    let Some(text) = get(key).filter(|text| !text.trim().is_empty()) else {
+        return Ok(None);
+    };
+    let parts = text.trim().split_once('.');
+    let parsed = parts.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let wrong = || Error::invalid(format_args!("{key} is `{text}`, but should be a compute capability, as in 8.6"));
+    parsed.ok_or_else(wrong).map(Some)
 }
 
 /// The secrets that webhooks are signed with.
@@ -375,6 +397,11 @@ mod tests {
             ("FOREBAY_NODE_DISK", "1000"),
             ("FOREBAY_NODE_MEMORY", "2000"),
             ("FOREBAY_NODE_CPUS", "4"),
+            ("FOREBAY_NODE_GPU_DRIVER", "580"),
+            ("FOREBAY_NODE_GPU_CAPABILITY", " 8.6 "),
+            ("FOREBAY_NODE_GPU_MEMORY", "3000"),
+            ("FOREBAY_NODE_GPU_TFLOPS", "50"),
+            ("FOREBAY_NODE_GPU_COPY", "12"),
             ("FOREBAY_NODE_UNFIT", " exit "),
             ("FOREBAY_NODE_TRIES", "1"),
             ("FOREBAY_NODE_LEAVES", "0"),
@@ -391,6 +418,11 @@ mod tests {
             disk: Some(1000),
             memory: Some(2000),
             cpus: Some(4.0),
+            gpu_driver: Some(580),
+            gpu_capability: Some((8, 6)),
+            gpu_memory: Some(3000),
+            gpu_tflops: Some(50.0),
+            gpu_copy: Some(12.0),
         };
         assert_eq!((config.wanted, config.unfit, config.watch), (wanted, Unfit::Exit, Unfit::Reallocate));
         assert_eq!((config.tries, config.leaves, config.patience), (1, 0, Duration::from_secs(60)));
@@ -403,6 +435,12 @@ mod tests {
         assert_eq!(fake.unwrap().metadata.as_deref(), Some("http://127.0.0.1:1"));
         let wrong = NodeConfig::from(|key| (key == "FOREBAY_NODE_WATCH").then(|| "warn".to_owned())).err().unwrap();
         assert_eq!(wrong.to_string(), "FOREBAY_NODE_WATCH is `warn`, but should be `reallocate`, `exit` or `off`");
+        for text in ["8", "8.x", "sm_86", "-8.6", "8.6.1"] {
+            let set = |key: &str| (key == "FOREBAY_NODE_GPU_CAPABILITY").then(|| text.to_owned());
+            let why = NodeConfig::from(set).err().unwrap().to_string();
+            let said = "but should be a compute capability, as in 8.6";
+            assert_eq!(why, format!("FOREBAY_NODE_GPU_CAPABILITY is `{text}`, {said}"));
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@
 //! * `http`: the sources `Http`, a server whose requests are jobs, and `Deferred`, jobs whose callers do not wait.
 //! * `fleet`: fleets of interruptible nodes, simulated, with the worker's own code.
 //! * `node`: checks of the node before work and while at it, and a way to leave one that is unfit.
+//! * `nvml`: the health of NVIDIA's cards in metrics, and their driver, capability and memory among these checks.
 //! * `openapi`: `Http` with `GET /openapi.json`, which describes the service by your own types.
 //! * `s3`: the store `S3`, objects in Amazon S3 and what speaks its protocol.
 //! * `https`: references to `https://`, kept out of your network.
@@ -80,6 +81,7 @@ mod worker;
 
 pub use error::{Classify, Context, DeadlinePassed, Error, Fault, OutOfMemory, Result};
 pub use gpu::batching::Batching;
+pub use gpu::speed::DeviceSpeed;
 pub use gpu::stepping::Stepping;
 pub use job::{Event, Job, Meta, Priority, Timing, Timings};
 pub use model::{Admit, Collated, Model};

@@ -67,8 +67,103 @@ pub const NODE_DISK: &str = "forebay_node_disk_free_bytes";
 pub const NODE_MEMORY: &str = "forebay_node_memory_free_bytes";
 /// CPUs that the worker may use, within the container's quota.
 pub const NODE_CPUS: &str = "forebay_node_cpus";
+/// The first number of the version of the cards' driver, before the first job.
+pub const NODE_GPU_DRIVER: &str = "forebay_node_gpu_driver";
+/// The compute capability of the card that has the least, as in 8.6, before the first job.
+pub const NODE_GPU_CAPABILITY: &str = "forebay_node_gpu_capability";
+/// Bytes free of the card that has the least, before the first job.
+pub const NODE_GPU_MEMORY: &str = "forebay_node_gpu_memory_free_bytes";
+/// Operations a second of a matrix product on the device, before the first job.
+pub const NODE_GPU_FLOPS: &str = "forebay_node_gpu_operations_per_second";
+/// Bytes a second from the host to the device, before the first job.
+pub const NODE_GPU_COPY: &str = "forebay_node_gpu_copy_bytes_per_second";
 /// Whether a figure of the node is short of what is wanted: 1 or 0, by `figure`.
 pub const NODE_SHORT: &str = "forebay_node_short";
+
+/// Whether a card could be read the last time: 1 or 0, by `card`, the number that its driver gives it, which need not be
+/// that of a `device`. While it is 0 the other figures of the card are old. All of these come every 10 s, with the
+/// feature `nvml` and a driver; a card that does not tell a figure has no such metric.
+pub const CARD_UP: &str = "forebay_card_up";
+/// Bytes of a card's memory that are in use, by whomever; by `card`.
+pub const CARD_MEMORY_USED: &str = "forebay_card_memory_used_bytes";
+/// Bytes of a card's memory, by `card`.
+pub const CARD_MEMORY_TOTAL: &str = "forebay_card_memory_total_bytes";
+/// The temperature of a card's chip in degrees Celsius, by `card`.
+pub const CARD_TEMPERATURE: &str = "forebay_card_temperature_celsius";
+/// Watts that a card draws, by `card`.
+pub const CARD_POWER: &str = "forebay_card_power_watts";
+/// Watts that a card may draw, by `card`.
+pub const CARD_POWER_LIMIT: &str = "forebay_card_power_limit_watts";
+/// The clock of a card's multiprocessors in hertz, by `card`.
+pub const CARD_SM_CLOCK: &str = "forebay_card_sm_clock_hertz";
+/// The clock of a card's memory in hertz, by `card`.
+pub const CARD_MEMORY_CLOCK: &str = "forebay_card_memory_clock_hertz";
+/// The share of the time in which anything ran on a card, 0 to 1, by `card`: of the driver's last sample, a second at
+/// most.
+pub const CARD_UTILIZATION: &str = "forebay_card_utilization";
+/// The share of the time in which a card's memory was read or written, likewise.
+pub const CARD_MEMORY_UTILIZATION: &str = "forebay_card_memory_utilization";
+/// Whether something holds a card's clocks down: 1 or 0, by `card` and `reason` (`idle`, `applications_clocks`,
+/// `display_clocks`, `sync_boost`, `sw_power_cap`, `sw_thermal`, `hw_thermal`, `hw_power_brake`, `hw_slowdown`).
+pub const CARD_THROTTLED: &str = "forebay_card_throttled";
+/// Errors of a card's memory since its driver was loaded, by `card` and `kind` (`corrected`, `uncorrected`).
+pub const CARD_ECC_ERRORS: &str = "forebay_card_ecc_errors_total";
+/// Errors that the driver has reported of a card since the worker began, by `card` and `xid`, NVIDIA's number for them.
+pub const CARD_XID_ERRORS: &str = "forebay_card_xid_errors_total";
+
+/// The meters of one card.
+#[cfg(feature = "nvml")]
+pub(crate) struct CardMeter {
+    card: String,
+}
+
+#[cfg(feature = "nvml")]
+impl CardMeter {
+    pub(crate) fn new(number: usize) -> Self {
+        CardMeter { card: number.to_string() }
+    }
+
+    pub(crate) fn up(&self, up: bool) {
+        self.set(CARD_UP, Some(f64::from(u8::from(up))));
+    }
+
+    /// The driver has reported an error.
+    pub(crate) fn failed(&self, xid: String) {
+        counter!(CARD_XID_ERRORS, "card" => self.card.clone(), "xid" => xid).increment(1);
+    }
+
+    /// What is not known stays as it was.
+    pub(crate) fn show(&self, card: &crate::node::card::Card) {
+        let bytes = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
+        let watts = |milli: Option<u32>| milli.map(|milli| f64::from(milli) / 1e3);
+        let hertz = |mega: Option<u32>| mega.map(|mega| f64::from(mega) * 1e6);
+        let share = |percent: Option<u32>| percent.map(|percent| f64::from(percent) / 100.0);
+        self.set(CARD_MEMORY_USED, bytes(card.memory_used));
+        self.set(CARD_MEMORY_TOTAL, bytes(card.memory_total));
+        self.set(CARD_TEMPERATURE, card.temperature.map(f64::from));
+        self.set(CARD_POWER, watts(card.power));
+        self.set(CARD_POWER_LIMIT, watts(card.power_limit));
+        self.set(CARD_SM_CLOCK, hertz(card.sm_clock));
+        self.set(CARD_MEMORY_CLOCK, hertz(card.memory_clock));
+        self.set(CARD_UTILIZATION, share(card.utilization));
+        self.set(CARD_MEMORY_UTILIZATION, share(card.memory_utilization));
+        for (reason, throttled) in card.throttled.iter().flatten() {
+            let gauge = gauge!(CARD_THROTTLED, "card" => self.card.clone(), "reason" => *reason);
+            gauge.set(f64::from(u8::from(*throttled)));
+        }
+        for (kind, errors) in [("corrected", card.ecc_corrected), ("uncorrected", card.ecc_uncorrected)] {
+            if let Some(errors) = errors {
+                counter!(CARD_ECC_ERRORS, "card" => self.card.clone(), "kind" => kind).absolute(errors);
+            }
+        }
+    }
+
+    fn set(&self, name: &'static str, value: Option<f64>) {
+        if let Some(value) = value {
+            gauge!(name, "card" => self.card.clone()).set(value);
+        }
+    }
+}
 
 /// Uploads that a spool has and the store has not.
 pub const SPOOL_UPLOADS: &str = "forebay_spool_uploads";
@@ -380,6 +475,13 @@ impl NodeMeter {
         set(NODE_DISK, figures.disk.map(|bytes| bytes as f64));
         set(NODE_MEMORY, figures.memory.map(|bytes| bytes as f64));
         set(NODE_CPUS, figures.cpus);
+        let branch = figures.gpu_driver.as_deref().and_then(crate::node::gpu::branch);
+        set(NODE_GPU_DRIVER, branch.map(f64::from));
+        let capability = |(major, minor)| f64::from(major) + f64::from(minor) / 10.0;
+        set(NODE_GPU_CAPABILITY, figures.gpu_capability.map(capability));
+        set(NODE_GPU_MEMORY, figures.gpu_memory.map(|bytes| bytes as f64));
+        set(NODE_GPU_FLOPS, figures.gpu_tflops.map(|tflops| tflops * 1e12));
+        set(NODE_GPU_COPY, figures.gpu_copy.map(|rate| rate * 1e9));
     }
 
     pub(crate) fn short(figure: &'static str, short: bool) {

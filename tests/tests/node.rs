@@ -168,6 +168,27 @@ fn wrong_keys_cost_no_node() {
     assert!(metadata.calls.try_recv().is_err());
 }
 
+/// More than any driver is, where there is one.
+#[test]
+fn a_node_without_the_driver_that_is_wanted_is_left() {
+    let end = Worker::start("good", None, &[("FOREBAY_NODE_GPU_DRIVER", "99999"), ("FOREBAY_NODE_TRIES", "1")]).ended();
+    assert_eq!((end.code, end.asked), (UNFIT, 0), "{}", end.log);
+    let said = |line: &str| line.contains("worker ends") && line.contains("error=driver of the cards: ");
+    let line = end.log.lines().find(|line| said(line)).expect(&end.log);
+    assert!(line.contains(", wanted at least 99999 (FOREBAY_NODE_GPU_DRIVER)"), "{line}");
+}
+
+#[test]
+fn a_threshold_that_the_program_cannot_look_at_costs_no_node() {
+    let mut worker = Worker::start("good", None, &[("FOREBAY_NODE_GPU_COPY", "1"), ("FOREBAY_NODE_TRIES", "1")]);
+    let line = worker.says("not ready");
+    assert!(line.contains("unknown, since this program measures no device (Fitness::device)"), "{line}");
+    assert_eq!(worker.child.try_wait().unwrap(), None, "it stays up");
+    worker.terminate();
+    let end = worker.ended();
+    assert_eq!((end.code, end.asked), (Some(0), 0), "{}", end.log);
+}
+
 #[test]
 fn a_fit_node_is_worked_on() {
     let mut worker = Worker::start("good", None, &[("FOREBAY_NODE_LATENCY", "60000"), ("FOREBAY_NODE_UPLOAD", "1")]);

@@ -31,7 +31,7 @@ pub(super) struct Examined {
 }
 
 impl Fitness {
-    /// Measures this node once, in a minute or two at most.
+    /// Measures this node once, in two or three minutes at most.
     ///
     /// # Errors
     /// All that is wrong at once, each figure beside its threshold. [`Invalid`](Fault::Invalid) if it would be the same
@@ -133,6 +133,7 @@ impl Fitness {
     pub(super) async fn examine(&self) -> Examined {
         let (mut figures, mut findings, counts) = self.examine_bucket().await;
         findings.extend(self.examine_machine(&mut figures).await);
+        findings.extend(self.examine_gpu(&mut figures).await);
         NodeMeter::show(&figures);
         for figure in Figure::ALL {
             NodeMeter::short(figure.as_str(), findings.iter().any(|finding| finding.figure == figure));

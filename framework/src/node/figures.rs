@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::gpu::dotted;
 use super::machine::{Cpus, Memory};
 use crate::error::{Error, Fault};
 
@@ -25,6 +26,16 @@ pub struct Figures {
     pub memory: Option<u64>,
     /// CPUs that the process may use at once: what the machine has, or the container's quota if that is less.
     pub cpus: Option<f64>,
+    /// The version of the cards' driver, as in `580.65.06`.
+    pub gpu_driver: Option<String>,
+    /// The compute capability, major and minor, of the card that has the least.
+    pub gpu_capability: Option<(u32, u32)>,
+    /// Free memory of the card that has the least, in bytes.
+    pub gpu_memory: Option<u64>,
+    /// A matrix product on the device, in TFLOP/s.
+    pub gpu_tflops: Option<f64>,
+    /// A copy from the host to the device, in GB/s.
+    pub gpu_copy: Option<f64>,
 }
 
 /// For the log.
@@ -37,6 +48,11 @@ impl fmt::Display for Figures {
             self.disk.map(|bytes| format!("free disk {bytes} bytes")),
             self.memory.map(|bytes| format!("free memory {bytes} bytes")),
             self.cpus.map(|cpus| format!("CPUs {cpus}")),
+            self.gpu_driver.as_ref().map(|driver| format!("driver {driver}")),
+            self.gpu_capability.map(|capability| format!("compute capability {}", dotted(capability))),
+            self.gpu_memory.map(|bytes| format!("free device memory {bytes} bytes")),
+            self.gpu_tflops.map(|rate| format!("matrix product {rate:.1} TFLOP/s")),
+            self.gpu_copy.map(|rate| format!("copy to the device {rate:.1} GB/s")),
         ];
         f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
@@ -56,10 +72,15 @@ pub(super) enum Figure {
     Disk,
     Memory,
     Cpus,
+    GpuDriver,
+    GpuCapability,
+    GpuMemory,
+    GpuTflops,
+    GpuCopy,
 }
 
 impl Figure {
-    pub(super) const ALL: [Figure; 9] = [
+    pub(super) const ALL: [Figure; 14] = [
         Figure::Bucket,
         Figure::Latency,
         Figure::Upload,
@@ -69,6 +90,11 @@ impl Figure {
         Figure::Disk,
         Figure::Memory,
         Figure::Cpus,
+        Figure::GpuDriver,
+        Figure::GpuCapability,
+        Figure::GpuMemory,
+        Figure::GpuTflops,
+        Figure::GpuCopy,
     ];
 
     /// The label of the metric.
@@ -83,6 +109,11 @@ impl Figure {
             Figure::Disk => "disk",
             Figure::Memory => "memory",
             Figure::Cpus => "cpus",
+            Figure::GpuDriver => "gpu_driver",
+            Figure::GpuCapability => "gpu_capability",
+            Figure::GpuMemory => "gpu_memory",
+            Figure::GpuTflops => "gpu_tflops",
+            Figure::GpuCopy => "gpu_copy",
         }
     }
 }
@@ -145,6 +176,14 @@ pub(crate) struct Wanted {
     pub(crate) disk: Option<u64>,
     pub(crate) memory: Option<u64>,
     pub(crate) cpus: Option<f64>,
+    /// The driver's branch: the first number of its version.
+    pub(crate) gpu_driver: Option<u32>,
+    pub(crate) gpu_capability: Option<(u32, u32)>,
+    pub(crate) gpu_memory: Option<u64>,
+    /// TFLOP/s.
+    pub(crate) gpu_tflops: Option<f64>,
+    /// GB/s.
+    pub(crate) gpu_copy: Option<f64>,
 }
 
 impl Wanted {
@@ -283,5 +322,16 @@ mod tests {
             ..Figures::default()
         };
         assert_eq!(figures.to_string(), "latency 23 ms, upload 81.2 Mbit/s, CPUs 1.5");
+        let of_cards = Figures {
+            gpu_driver: Some("580.65.06".to_owned()),
+            gpu_capability: Some((8, 9)),
+            gpu_memory: Some(24 * GIB),
+            gpu_tflops: Some(81.25),
+            gpu_copy: Some(24.96),
+            ..Figures::default()
+        };
+        let said = "driver 580.65.06, compute capability 8.9, free device memory 25769803776 bytes, \
+                    matrix product 81.2 TFLOP/s, copy to the device 25.0 GB/s";
+        assert_eq!(of_cards.to_string(), said);
     }
 }

@@ -1,5 +1,5 @@
-//! Whether this node is fit to work: checks against the real bucket, and of disk, memory and CPUs, before the first job
-//! and while jobs are at work. Requires the feature `node`.
+//! Whether this node is fit to work: checks against the real bucket, and of disk, memory, CPUs and cards, before the
+//! first job and while jobs are at work. Requires the feature `node`; what is known of cards, the feature `nvml`.
 //!
 //! A [`Fitness`] says what is wanted of a node, by variables or in code. A worker that has one
 //! ([`Worker::fit`](crate::Worker::fit)) measures its node before it loads its models, and on one that falls short takes
@@ -15,10 +15,12 @@
 //! ```
 //!
 //! # What leads to what
-//! * **Latency, throughput, free disk, the machine's memory and CPUs** are the node's. It is measured
-//!   [three times](Fitness::tries), 20 s apart, and if it falls short each time the worker leaves it.
-//! * **Keys that the bucket refuses, and a container whose own limits are too small**, are the same on every node. The
-//!   worker stays up, not ready, says so, and tries again after pauses that grow to 10 minutes. It never leaves.
+//! * **Latency, throughput, free disk, the machine's memory and CPUs, its cards** are the node's. It is measured
+//!   [three times](Fitness::tries), 20 s apart, and if it falls short each time the worker leaves it. A card of which
+//!   something is wanted and that is not there falls short.
+//! * **Keys that the bucket refuses, a container whose own limits are too small, and thresholds that the program was not
+//!   built to look at** are the same on every node. The worker stays up, not ready, says so, and tries again after pauses
+//!   that grow to 10 minutes. It never leaves.
 //! * **A bucket that cannot be reached**: from one node nobody can tell its network from an outage for all. The worker
 //!   stays, not ready, for its [patience](Fitness::patience) of 30 minutes, and leaves after that. So an outage up to so
 //!   long costs no node, a longer one each replica two an hour, and a node that is cut off is lost after half an hour.
@@ -30,12 +32,20 @@
 //! move at most 16 MB each way; what a process that was killed has left of them is below `.forebay/probe/`.
 
 mod admit;
+mod bounded;
 mod bucket;
+#[cfg_attr(not(feature = "nvml"), allow(dead_code, reason = "only NVML fills it, and only the metrics read it whole"))]
+pub(crate) mod card;
 mod figures;
+pub(crate) mod gpu;
+#[cfg(feature = "nvml")]
+mod health;
 mod ledger;
 mod machine;
 mod metadata;
 mod nearest;
+#[cfg(feature = "nvml")]
+mod nvml;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -47,9 +57,14 @@ use std::time::Duration;
 use crate::config::NodeConfig;
 use crate::error::{Context, Result};
 use crate::flow::Flow;
+use crate::gpu::speed::DeviceSpeed;
 use crate::store::Store;
+use bounded::Bounded;
+use card::Seen;
 pub use figures::Figures;
 pub(crate) use figures::Wanted;
+#[cfg(feature = "nvml")]
+pub(crate) use health::watch_cards;
 use machine::Machine;
 use metadata::Metadata;
 pub(crate) use metadata::URL as METADATA;
@@ -58,7 +73,7 @@ pub use nearest::nearest;
 /// What is wanted of a node, and what is done where one falls short.
 ///
 /// Without a threshold a figure is measured, logged and shown in metrics, and anything will do. Thresholds are whole
-/// numbers of the units that the methods name.
+/// numbers of the units that the methods name, but for the compute capability.
 #[derive(Clone)]
 pub struct Fitness {
     store: Option<Arc<dyn Store>>,
@@ -71,6 +86,9 @@ pub struct Fitness {
     watch: Unfit,
     metadata: Option<Metadata>,
     machine: Machine,
+    /// `None` without the feature `nvml`.
+    cards: Option<Bounded<Seen>>,
+    speed: Option<Bounded<DeviceSpeed>>,
     flow: Arc<Flow>,
     /// How often is looked while jobs are at work.
     tick: Duration,
@@ -99,6 +117,10 @@ impl Fitness {
     /// | `FOREBAY_NODE_UPLOAD`, `FOREBAY_NODE_DOWNLOAD` | [`upload`](Self::upload), [`download`](Self::download), in Mbit/s |
     /// | `FOREBAY_NODE_DISK`, `FOREBAY_NODE_MEMORY` | [`disk`](Self::disk), [`memory`](Self::memory), in bytes |
     /// | `FOREBAY_NODE_CPUS` | [`cpus`](Self::cpus) |
+    /// | `FOREBAY_NODE_GPU_DRIVER` | [`gpu_driver`](Self::gpu_driver), as in `580` |
+    /// | `FOREBAY_NODE_GPU_CAPABILITY` | [`gpu_capability`](Self::gpu_capability), as in `8.6` |
+    /// | `FOREBAY_NODE_GPU_MEMORY` | [`gpu_memory`](Self::gpu_memory), in bytes |
+    /// | `FOREBAY_NODE_GPU_TFLOPS`, `FOREBAY_NODE_GPU_COPY` | [`gpu_tflops`](Self::gpu_tflops), [`gpu_copy`](Self::gpu_copy), in GB/s |
     /// | `FOREBAY_NODE_UNFIT` | [`unfit`](Self::unfit): `reallocate`, `exit` or `warn` |
     /// | `FOREBAY_NODE_TRIES`, `FOREBAY_NODE_LEAVES` | [`tries`](Self::tries), [`leaves`](Self::leaves) |
     /// | `FOREBAY_NODE_PATIENCE` | [`patience`](Self::patience), in seconds |
@@ -124,6 +146,8 @@ impl Fitness {
             watch: config.watch,
             metadata: metadata.context("FOREBAY_NODE_METADATA")?,
             machine: Machine::new(),
+            cards: gpu::cards(),
+            speed: None,
             flow: Flow::of_process().clone(),
             tick: watch::TICK,
             taken_within: admit::TAKEN_WITHIN,
@@ -176,6 +200,48 @@ impl Fitness {
     /// CPUs: of the machine, and by the container's quota.
     pub fn cpus(mut self, at_least: u32) -> Self {
         self.wanted.cpus = Some(at_least.into());
+        self
+    }
+
+    /// The branch of the NVIDIA driver, the first number of its version. CUDA 13 needs 580. Requires the feature `nvml`,
+    /// as do the next two; without it nobody can look, and the worker stays, not ready, and says so.
+    pub fn gpu_driver(mut self, at_least: u32) -> Self {
+        self.wanted.gpu_driver = Some(at_least);
+        self
+    }
+
+    /// The compute capability of every card that the process may see, as in `(8, 6)`.
+    pub fn gpu_capability(mut self, major: u32, minor: u32) -> Self {
+        self.wanted.gpu_capability = Some((major, minor));
+        self
+    }
+
+    /// Free memory of every card that the process may see, in bytes, before the models are loaded. Where the
+    /// [device](Self::device) is measured too, what that has left in the process, some 500 MB for CUDA, is missing
+    /// from the second try on.
+    pub fn gpu_memory(mut self, at_least: u64) -> Self {
+        self.wanted.gpu_memory = Some(at_least);
+        self
+    }
+
+    /// A matrix product on the device, in TFLOP/s, as [`device`](Self::device) measures it.
+    pub fn gpu_tflops(mut self, at_least: u32) -> Self {
+        self.wanted.gpu_tflops = Some(at_least.into());
+        self
+    }
+
+    /// Copies from the host to the device, in GB/s, as [`device`](Self::device) measures them.
+    pub fn gpu_copy(mut self, at_least: u32) -> Self {
+        self.wanted.gpu_copy = Some(at_least.into());
+        self
+    }
+
+    /// How the device is measured: this crate knows no tensor library, so the program says it. It is called each time
+    /// that the node is measured before the first job, on a thread of its own, and has 30 s; it may block, and a panic
+    /// is an error. Where it fails nothing follows but a warning, unless [`gpu_tflops`](Self::gpu_tflops) or
+    /// [`gpu_copy`](Self::gpu_copy) is wanted: then it is the node that falls short, or with `Invalid` the settings.
+    pub fn device(mut self, measure: impl Fn() -> Result<DeviceSpeed> + Send + Sync + 'static) -> Self {
+        self.speed = Some(gpu::speed(measure));
         self
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod at_work;
+mod gpu;
 mod link;
 mod worker;
 
@@ -28,6 +29,7 @@ fn fitness(link: &Link) -> Fitness {
     let mut fitness = Fitness::configured(NodeConfig::from(|_| None).unwrap()).unwrap().bucket(link.clone());
     fitness.flow = Arc::new(Flow::default());
     fitness.machine = Machine::made_up(Path::new("/no/such/folder"), 8, |_| Ok(12 << 20));
+    fitness.cards = None;
     fitness
 }
 

@@ -1,4 +1,5 @@
-//! Whether the worker's node is fit: the seam between a worker and its `Fitness`, empty without the feature `node`.
+//! Whether the worker's node is fit: the seam between a worker and its `Fitness`, empty without the feature `node`, and
+//! between it and the machine's cards, empty without `nvml`.
 //!
 //! A worker asks it before it loads models, lets it look on while jobs are at work, and leaves the node by it. It
 //! measures and judges nothing.
@@ -10,6 +11,12 @@ use super::stop::Stop;
 use crate::error::{Error, Result};
 #[cfg(feature = "node")]
 use crate::node::Fitness;
+
+/// Has the machine's cards in metrics from now on.
+pub(super) fn watch_cards() {
+    #[cfg(feature = "nvml")]
+    crate::node::watch_cards();
+}
 
 /// What the worker wants of its node.
 #[derive(Clone, Default)]

@@ -299,6 +299,7 @@ impl Worker {
     async fn run_until(&mut self, stop: &mut Stop) -> Result<Report> {
         let config = self.config()?;
         let pulse = self.start_sources()?;
+        fit::watch_cards();
         if !self.fit.admits(stop, false).await? {
             return Ok(Report::default());
         }
@@ -330,6 +331,7 @@ impl Worker {
         let mut stop = Stop::listen().await?;
         let config = self.config()?;
         let pulse = self.start_sources()?;
+        fit::watch_cards();
         if !self.fit.admits(&mut stop, true).await? {
             return Ok(Report::default());
         }
