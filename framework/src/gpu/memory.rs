@@ -47,7 +47,8 @@ pub(crate) struct Doing {
 pub(crate) enum Room {
     /// When these have gone; most often nobody has to.
     After(Vec<usize>),
-    /// Not yet, and these should begin nothing new, so that they can go. The others are worth their loading first.
+    /// Not yet. These would go, but some have something in hand: until then none of them takes more in hand. Where there
+    /// are none, others keep their places.
     Later(Vec<usize>),
 }
 
@@ -97,8 +98,8 @@ impl Memory {
         if short > 0 {
             return Room::Later(Vec::new());
         }
-        let busy: Vec<usize> = go.iter().copied().filter(|&other| doing[other].in_hand).collect();
-        if busy.is_empty() { Room::After(go) } else { Room::Later(busy) }
+        let busy = go.iter().any(|&other| doing[other].in_hand);
+        if busy { Room::Later(go) } else { Room::After(go) }
     }
 
     pub(crate) fn loaded(&mut self, model: usize, took: Duration) {

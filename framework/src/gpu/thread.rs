@@ -149,8 +149,8 @@ pub(super) fn next_step(turns: &mut Turns, memory: &Memory, nexts: &[Next], in_h
     match memory.room(index, &doing) {
         Room::After(instead) => Step::Load { index, instead },
         // Whoever keeps its place or has something in hand has work, so that somebody runs.
-        Room::Later(finishing) => match turns.least_used(|index| memory.is_there(index)) {
-            Some(index) => Step::Run { index, ahead: !finishing.contains(&index) },
+        Room::Later(leaving) => match turns.least_used(|index| memory.is_there(index)) {
+            Some(index) => Step::Run { index, ahead: !leaving.contains(&index) },
             None => Step::Sleep,
         },
     }

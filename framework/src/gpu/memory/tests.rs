@@ -208,12 +208,9 @@ fn several_go_for_a_large_one_and_the_others_run_meanwhile() {
     device.give(1, 100);
     device.give(2, 1);
     device.give(3, 4);
-    // The large one's turn comes third. The first two are worth their loading after four batches each.
-    let expected = ["run 1", "run 3", "run 1", "run 3", "run 0", "run 1", "run 3", "run 0", "run 1"];
-    let done = device.turns(9);
-    assert_eq!(done.len(), expected.len(), "{done:?}");
-    assert_eq!(done.iter().filter(|run| *run == "run 3").count(), 3, "{done:?}");
-    assert_eq!(done.iter().filter(|run| *run == "run 1").count(), 4, "{done:?}");
+    // The large one's turn is the second. The first two keep their places for four batches each.
+    let runs = [1, 3, 0, 1, 3, 0, 1, 3, 0, 1].map(|index| format!("run {index}"));
+    assert_eq!(device.turns(runs.len()), runs);
     assert_eq!(device.turns(2), ["drop 0", "drop 1", "load 2", "run 2"]);
 }
 
@@ -228,6 +225,19 @@ fn who_has_a_batch_in_hand_finishes_it_and_begins_no_other() {
     // Worth its loading after four, it has ten in hand, and then takes no more of those that wait.
     assert_eq!(device.turns(12), ["run 0 x10", "drop 0", "load 1", "run 1"]);
     assert_eq!(device.turns(2), ["drop 1", "load 0", "run 0"]);
+}
+
+#[test]
+fn those_who_are_to_go_do_not_take_turns_in_having_something_in_hand() {
+    let few = Fake { ahead: 3, ..Fake::new(4) };
+    let many = Fake { ahead: 7, ..Fake::new(4) };
+    let mut device = Device::start(8, vec![few, many, Fake::new(8)]);
+    device.told();
+    (0..3).for_each(|index| device.give(index, 100));
+    // Worth their loading after four, the one finishes its eight; the other runs meanwhile, and has nothing in hand then.
+    let runs: Vec<String> = (0..8).flat_map(|_| ["run 0".to_owned(), "run 1".to_owned()]).collect();
+    assert_eq!(device.turns(16), runs);
+    assert_eq!(device.turns(2), ["drop 0", "drop 1", "load 2", "run 2"]);
 }
 
 #[test]
@@ -297,10 +307,10 @@ proptest! {
         prop_assert_eq!(device.work.iter().chain(&device.in_hand).sum::<usize>(), 0);
     }
 
-    /// However many take turns, loading takes a bounded part of the time while all have work.
+    /// However many take turns, loading takes a bounded part of the time while all have work, and nobody waits for long.
     #[test]
     fn loading_takes_at_most_a_fifth(fakes in fakes()) {
-        let count = fakes.len();
+        let (count, longest) = (fakes.len(), longest_wait(&fakes));
         let mut device = Device::start(BUDGET, fakes);
         device.told();
         let begun = device.now;
@@ -312,6 +322,8 @@ proptest! {
             if device.log.last().is_some_and(|done| done.starts_with("load")) {
                 loading += device.now - before;
             }
+            let waits = device.waits.iter().flatten().map(|since| device.now - *since).max();
+            prop_assert!(waits <= Some(longest), "{waits:?}, at most {longest:?}");
         }
         // What is not yet paid back is at most what each was loaded with last.
         let owed = ms(LONGEST_LOAD) * count as u32;

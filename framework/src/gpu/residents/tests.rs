@@ -96,12 +96,13 @@ impl Stepper for Countdown {
     }
 
     fn step(&mut self, states: &mut [&mut Self::State]) -> Result<Vec<Progress>> {
-        let step = |(left, body): &mut &mut Self::State| {
+        let step = |state: &mut &mut Self::State| {
+            let (left, body) = &mut **state;
             assert!(Rc::ptr_eq(body, &self.0), "a stranger's state");
             *left = left.saturating_sub(1);
             if *left == 0 { Progress::done() } else { Progress::some() }
         };
-        Ok(states.iter_mut().map(|state| step(&mut **state)).collect())
+        Ok(states.iter_mut().map(step).collect())
     }
 
     fn finish(&mut self, (left, _): Self::State) -> Result<u32> {
