@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
+use super::*;
 use crate::checkpoint::Workplace;
-use crate::error::{Fault, Result};
-use crate::source::memory::Memory;
-use crate::{Batching, Collated, Error, Meta, Model, Pipeline, Progress, Report, Stepper, Stepping, Worker};
+use crate::pipeline::{Starter, Walker};
+use crate::source::memory::Memory as Queue;
+use crate::{Batching, Collated, Job, Meta, Model, Pipeline, Progress, Report, Stepper, Stepping, Worker};
 
 /// What models did, and how many bytes of them are there.
 #[derive(Default)]
@@ -117,8 +118,8 @@ fn echo(name: &'static str, bytes: u64, book: &Arc<Book>) -> Pipeline<u32, u32> 
 }
 
 /// Jobs for these routes, in this order; an empty one is the worker's first pipeline.
-fn queue<'a>(routes: impl IntoIterator<Item = &'a str>) -> Memory {
-    let queue = Memory::new();
+fn queue<'a>(routes: impl IntoIterator<Item = &'a str>) -> Queue {
+    let queue = Queue::new();
     for (number, route) in routes.into_iter().enumerate() {
         let route = Some(route.to_owned()).filter(|route| !route.is_empty());
         let meta = Meta { route, ..Meta::default() };
@@ -225,4 +226,153 @@ async fn all_have_their_turns_where_not_all_have_room() {
     assert_eq!((report.done, report.rejected), (300, 0));
     assert!(book.most.load(SeqCst) <= 8, "{} bytes at once", book.most.load(SeqCst));
     assert!(book.count("load steps") > 1, "it goes and comes back");
+}
+
+/// A model that panics when it is dropped.
+struct Clinging;
+
+impl Drop for Clinging {
+    fn drop(&mut self) {
+        panic!("not now");
+    }
+}
+
+impl Model for Clinging {
+    type Input = u32;
+    type Output = u32;
+
+    fn infer(&mut self, inputs: &[u32]) -> Result<Vec<u32>> {
+        Ok(inputs.to_vec())
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_panics_when_it_goes_is_fatal_since_nobody_knows_what_it_still_keeps() {
+    let book = Arc::new(Book::default());
+    let clinging = Pipeline::new().gpu("clinging", Batching::items(1).memory(6), || Ok(Clinging));
+    let worker = Worker::new(echo("a", 6, &book)).route("clinging", clinging);
+    let why = worker.device_memory(10).source(queue([])).run_once().await.unwrap_err();
+    assert_eq!(why.fault(), Fault::Fatal);
+    assert_eq!(why.to_string(), "dropping the model of stage `clinging`: panicked: not now");
+}
+
+/// Waits for a word before each batch.
+struct Told(Arc<Mutex<mpsc::Receiver<()>>>);
+
+impl Model for Told {
+    type Input = u32;
+    type Output = u32;
+
+    fn infer(&mut self, inputs: &[u32]) -> Result<Vec<u32>> {
+        let _ = self.0.lock().unwrap().recv();
+        Ok(inputs.to_vec())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_loaded_for_a_job_that_was_called_off() {
+    let book = Arc::new(Book::default());
+    let (tell, told) = mpsc::channel();
+    let told = Arc::new(Mutex::new(told));
+    let first = Pipeline::new().gpu("first", Batching::items(1).memory(4), move || Ok(Told(told.clone())));
+    let mut starter = Starter::new();
+    starter.device_memory = Some(4);
+    let first = Arc::new(Walker::build(&mut starter, &first).unwrap());
+    let other = Arc::new(Walker::build(&mut starter, &echo("other", 4, &book)).unwrap());
+    let pools = starter.finish().await.unwrap();
+    let walk = |walker: &Arc<Walker<u32, u32>>, job: &Job| {
+        let (walker, job) = (walker.clone(), job.clone());
+        tokio::spawn(async move { walker.walk(&job, 1, 0).await })
+    };
+    let (at_work, called_off) = (Job::new("at work"), Job::new("called off"));
+    let at_work = walk(&first, &at_work);
+    let waits = walk(&other, &called_off);
+    while called_off.stage() != "other" {
+        tokio::task::yield_now().await;
+    }
+    called_off.cancel();
+    tell.send(()).unwrap();
+    assert_eq!(at_work.await.unwrap().unwrap(), 1);
+    assert_eq!(waits.await.unwrap().unwrap_err().fault(), Fault::Transient);
+    assert_eq!(book.count("load other"), 1, "at the start");
+    let again = Job::new("again");
+    assert_eq!(walk(&other, &again).await.unwrap().unwrap(), 1);
+    assert_eq!(book.count("load other"), 2);
+    tokio::task::spawn_blocking(move || pools.join()).await.unwrap();
+}
+
+#[test]
+fn a_pipeline_prints_what_its_models_keep() {
+    let book = Arc::default();
+    let small = echo("small", 2 << 30, &book);
+    let stepping = Stepping::jobs(2).memory(512 << 20);
+    let both = small.gpu_steps("steps", stepping, || Err::<Countdown, _>(Error::failed("never loaded")));
+    assert_eq!(both.to_string(), "small[gpu 2 items, 2 GiB] -> steps[gpu steps of 2 jobs, 512 MiB]");
+}
+
+#[cfg(feature = "telemetry")]
+mod meters {
+    use super::*;
+    use crate::telemetry::{MODEL_BYTES, MODEL_EVICTIONS, MODEL_LOAD, Telemetry};
+
+    /// An engine that is its model.
+    struct Bare(Option<Body>, Arc<Book>);
+
+    impl Engine for Bare {
+        fn receive(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn next(&mut self, _: Instant) -> Next {
+            Next::Empty
+        }
+
+        fn run(&mut self, _ahead: bool) -> Result<Duration> {
+            Ok(Duration::ZERO)
+        }
+
+        fn in_hand(&self) -> bool {
+            false
+        }
+
+        fn load(&mut self) -> Result<()> {
+            self.0 = Some(Body::new("bare", 0, &self.1));
+            Ok(())
+        }
+
+        fn unload(&mut self) -> Result<()> {
+            self.0 = None;
+            Ok(())
+        }
+
+        fn share(&self) -> u32 {
+            1
+        }
+
+        fn close(&mut self, _: &Error) {}
+    }
+
+    #[test]
+    fn meters_show_who_is_there_who_went_and_how_long_loading_took() {
+        let telemetry = Telemetry::new();
+        let _recorder = metrics::set_default_local_recorder(&telemetry);
+        let book = Arc::new(Book::default());
+        let newcomer = |(stage, bytes)| {
+            let book = book.clone();
+            Newcomer { stage, bytes, make: Box::new(move || Ok(Box::new(Bare(None, book)) as Box<dyn Engine>)) }
+        };
+        let newcomers = [("a", 6), ("b", 5)].map(newcomer).into();
+        let mut residents = Residents::load(newcomers, 3, Some(10)).unwrap();
+        let shown = || {
+            let snapshot = telemetry.snapshot();
+            ["a", "b"].map(|stage| {
+                let labels = [("stage", stage), ("device", "3")];
+                let loads = snapshot.summary(MODEL_LOAD, &labels).count;
+                (snapshot.gauge(MODEL_BYTES, &labels), snapshot.counter(MODEL_EVICTIONS, &labels), loads)
+            })
+        };
+        assert_eq!(shown(), [(6.0, 0, 1), (0.0, 0, 1)], "who is only tried at the start is not evicted");
+        residents.exchange(&[0], 1).unwrap();
+        assert_eq!(shown(), [(0.0, 1, 1), (5.0, 0, 2)]);
+    }
 }
