@@ -90,7 +90,11 @@ impl<M: Model> Plan<M> {
 
 /// Drops a model to make room. If it panics, nobody knows what it still keeps, which is fatal.
 pub(crate) fn drop_fenced<M>(model: Option<M>, stage: &str) -> Result<()> {
-    fence(|| Ok(drop(model))).map_err(|failure| {
+    let drop_it = || {
+        drop(model);
+        Ok(())
+    };
+    fence(drop_it).map_err(|failure| {
         let why = failure.into_error().with_fault(Fault::Fatal);
         why.context(format_args!("dropping the model of stage `{stage}`"))
     })

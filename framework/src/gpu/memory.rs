@@ -162,7 +162,7 @@ impl fmt::Display for Size {
         let bytes = self.0;
         match units.into_iter().find(|(unit, _)| bytes >= *unit) {
             None => write!(f, "{bytes} B"),
-            Some((unit, name)) if bytes % unit == 0 => write!(f, "{} {name}", bytes / unit),
+            Some((unit, name)) if bytes.is_multiple_of(unit) => write!(f, "{} {name}", bytes / unit),
             Some((unit, name)) => write!(f, "{:.1} {name}", bytes as f64 / unit as f64),
         }
     }
