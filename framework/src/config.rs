@@ -7,6 +7,7 @@
 //! | `FOREBAY_GRACE` | 30 | seconds that a drain waits for jobs, 0 to 86400 |
 //! | `FOREBAY_MAX_ATTEMPTS` | 5 | failures before a job is rejected, at least 1 |
 //! | `FOREBAY_MEMORY` | no bound | bytes that jobs may hold together in a pipeline, at least 1 |
+//! | `FOREBAY_DEVICE_MEMORY` | no bound | bytes that the models of one device may keep on it together, at least 1 |
 //! | `FOREBAY_STAGES` | none | stage sizes, as in `fetch.limit=32 embed.items=16` |
 //! | `FOREBAY_SUPERVISE` | as process 1 | `1` or `0`: whether `Worker::run` works in a child and watches over it |
 //! | `FOREBAY_WITNESS` | `forebay` among the temporary files | the folder in which a process keeps which jobs it has |
@@ -63,12 +64,20 @@ pub(crate) struct Config {
     pub(crate) grace: Duration,
     pub(crate) max_attempts: u32,
     pub(crate) memory: Option<usize>,
+    pub(crate) device_memory: Option<u64>,
     pub(crate) stages: String,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { in_flight: None, grace: Duration::from_secs(30), max_attempts: 5, memory: None, stages: String::new() }
+        Config {
+            in_flight: None,
+            grace: Duration::from_secs(30),
+            max_attempts: 5,
+            memory: None,
+            device_memory: None,
+            stages: String::new(),
+        }
     }
 }
 
@@ -85,6 +94,9 @@ impl Config {
         }
         if let Some(bytes) = number("FOREBAY_MEMORY", 1, u64::MAX)? {
             self.memory = Some(bytes as usize);
+        }
+        if let Some(bytes) = number("FOREBAY_DEVICE_MEMORY", 1, u64::MAX)? {
+            self.device_memory = Some(bytes);
         }
         if let Some(stages) = get("FOREBAY_STAGES") {
             self.stages = stages;
@@ -356,6 +368,7 @@ mod tests {
                 "FOREBAY_GRACE" => " 9 ".to_owned(),
                 "FOREBAY_MAX_ATTEMPTS" => "2".to_owned(),
                 "FOREBAY_MEMORY" => "1000".to_owned(),
+                "FOREBAY_DEVICE_MEMORY" => "25769803776".to_owned(),
                 "FOREBAY_SUPERVISE" => "1".to_owned(),
                 _ => "a.limit=3".to_owned(),
             })
@@ -365,6 +378,7 @@ mod tests {
             grace: Duration::from_secs(9),
             max_attempts: 2,
             memory: Some(1000),
+            device_memory: Some(24 << 30),
             stages: "a.limit=3".to_owned(),
         };
         assert_eq!(config.unwrap(), expected);

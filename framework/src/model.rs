@@ -53,7 +53,7 @@ pub trait Model: 'static {
         0
     }
 
-    /// Called once after loading, before the worker is ready: run what compiles kernels and fills caches.
+    /// Called once after each loading, at the start before the worker is ready: run what compiles kernels and fills caches.
     fn warm_up(&mut self) -> Result<()> {
         Ok(())
     }

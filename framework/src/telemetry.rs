@@ -49,6 +49,12 @@ pub const BATCH_SECONDS: &str = "forebay_batch_seconds";
 pub const GPU_BUSY: &str = "forebay_gpu_busy_microseconds_total";
 /// Seconds the device thread waited for work, by `device`. A counter in microseconds.
 pub const GPU_IDLE: &str = "forebay_gpu_idle_microseconds_total";
+/// Bytes that a model keeps on its device, as its stage says; 0 while it is dropped for others. By `stage` and `device`.
+pub const MODEL_BYTES: &str = "forebay_model_bytes";
+/// How often a model was dropped for another that had work, by `stage` and `device`.
+pub const MODEL_EVICTIONS: &str = "forebay_model_evictions_total";
+/// Seconds that a model took to load and warm up, by `stage` and `device`; not those after a panic.
+pub const MODEL_LOAD: &str = "forebay_model_load_seconds";
 /// HTTP requests to pipelines that were answered, by `status`; events and messages of a WebSocket by the status that
 /// their end would have had as an answer.
 pub const HTTP_REQUESTS: &str = "forebay_http_requests_total";
@@ -387,6 +393,37 @@ impl DeviceMeter {
 
     pub(crate) fn idle(&self, time: Duration) {
         self.idle.increment(time.as_micros() as u64);
+    }
+}
+
+/// The meters of one model's place on its device.
+pub(crate) struct ModelMeter {
+    bytes: Gauge,
+    evictions: Counter,
+    load: Histogram,
+}
+
+impl ModelMeter {
+    pub(crate) fn new(stage: &'static str, device: usize) -> Self {
+        let device = device.to_string();
+        ModelMeter {
+            bytes: gauge!(MODEL_BYTES, "stage" => stage, "device" => device.clone()),
+            evictions: counter!(MODEL_EVICTIONS, "stage" => stage, "device" => device.clone()),
+            load: histogram!(MODEL_LOAD, "stage" => stage, "device" => device),
+        }
+    }
+
+    pub(crate) fn loaded(&self, bytes: u64, took: Duration) {
+        self.bytes.set(bytes as f64);
+        self.load.record(took);
+    }
+
+    pub(crate) fn gone(&self) {
+        self.bytes.set(0.0);
+    }
+
+    pub(crate) fn evicted(&self) {
+        self.evictions.increment(1);
     }
 }
 

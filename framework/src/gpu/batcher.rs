@@ -56,6 +56,13 @@ pub(crate) enum Next {
     Empty,
 }
 
+impl Next {
+    /// There is something to run, now or soon.
+    pub(crate) fn is_work(&self) -> bool {
+        matches!(self, Next::Run | Next::Wait(_))
+    }
+}
+
 /// A job that is done: its reply, its outputs, and when its first batch was cut.
 pub(crate) struct Finished<O, R> {
     pub(crate) reply: R,
@@ -117,7 +124,6 @@ impl<I, O, R> Batcher<I, O, R> {
     }
 
     /// Items that wait for a batch.
-    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
@@ -272,7 +278,8 @@ impl<I, O, R> Batcher<I, O, R> {
         Some(work)
     }
 
-    fn drop_gone(&mut self, gone: &impl Fn(&R) -> bool) {
+    /// Drops jobs that are gone, as far as they are in line for the next batch.
+    pub(crate) fn drop_gone(&mut self, gone: &impl Fn(&R) -> bool) {
         loop {
             let is_gone = |&slot: &usize| self.work[slot].as_ref().is_some_and(|w| gone(&w.request.reply));
             let looked_at = self.turns.values().copied().take(self.window());

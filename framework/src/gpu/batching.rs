@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::memory::Size;
+
 /// The longest linger that can be set.
 const LONGEST_LINGER: Duration = Duration::from_secs(3600);
 
@@ -12,6 +14,7 @@ const LONGEST_LINGER: Duration = Duration::from_secs(3600);
 /// # use forebay::Batching;
 /// let batching = Batching::items(64).weight(16_384).padded();
 /// assert_eq!(batching.to_string(), "64 items, 16384 weight padded");
+/// assert_eq!(Batching::items(64).memory(2 << 30).to_string(), "64 items, 2 GiB");
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batching {
@@ -22,12 +25,22 @@ pub struct Batching {
     pub(crate) places: Option<usize>,
     pub(crate) share: u32,
     pub(crate) device: usize,
+    pub(crate) memory: u64,
 }
 
 impl Batching {
     /// At most `items` items a batch (0 is taken as 1).
     pub fn items(items: usize) -> Self {
-        Batching { items: items.max(1), weight: None, padded: false, linger: None, places: None, share: 1, device: 0 }
+        Batching {
+            items: items.max(1),
+            weight: None,
+            padded: false,
+            linger: None,
+            places: None,
+            share: 1,
+            device: 0,
+            memory: 0,
+        }
     }
 
     /// At most `weight` a batch, in the unit of [`Model::weight`](crate::Model::weight). An item above it runs alone.
@@ -67,6 +80,17 @@ impl Batching {
         self
     }
 
+    /// What the model keeps on its device, in bytes: its weights, and what it needs to work with besides. Default 0.
+    ///
+    /// It is held against what the models of a device may keep together
+    /// ([`Worker::device_memory`](crate::Worker::device_memory)), and is neither measured nor enforced. Where not all have
+    /// room, a model is dropped for another that has work, and loaded again for its next batch; one that says nothing, or 0,
+    /// counts nothing and always stays.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
     pub(crate) fn place_count(&self) -> usize {
         self.places.unwrap_or(self.items.saturating_mul(4))
     }
@@ -80,6 +104,9 @@ impl fmt::Display for Batching {
         }
         if self.padded {
             f.write_str(" padded")?;
+        }
+        if self.memory > 0 {
+            write!(f, ", {}", Size(self.memory))?;
         }
         Ok(())
     }

@@ -29,8 +29,15 @@ pub(crate) trait Engine {
     fn receive(&mut self) -> Result<()>;
     /// What to do now that the device is free.
     fn next(&mut self, now: Instant) -> Next;
-    /// Runs one batch and answers it. How long the device worked; an error is fatal.
-    fn run(&mut self) -> Result<Duration>;
+    /// Runs one batch and answers it; only with `ahead` may it have the next one in hand afterwards. How long the device
+    /// worked; an error is fatal.
+    fn run(&mut self, ahead: bool) -> Result<Duration>;
+    /// It has begun something that would be lost with its model. Then [`next`](Engine::next) says [`Run`](Next::Run).
+    fn in_hand(&self) -> bool;
+    /// Loads the model, which is not there, and warms it up.
+    fn load(&mut self) -> Result<()>;
+    /// Drops the model, with nothing in hand. Whoever waits goes on waiting. An error is fatal.
+    fn unload(&mut self) -> Result<()>;
     /// Its part of the device's time beside others.
     fn share(&self) -> u32;
     /// Refuses what comes and fails what waits.
@@ -39,7 +46,7 @@ pub(crate) trait Engine {
 
 pub(crate) type Loader<M> = dyn Fn() -> Result<M> + Send + Sync;
 
-/// What an engine is made of; it travels to the device thread, where [`Plan::load`] makes the engine.
+/// What an engine is made of; it travels to the device thread, where [`Plan::engine`] makes the engine.
 pub(crate) struct Plan<M: Model> {
     pub(crate) name: &'static str,
     pub(crate) batching: Batching,
@@ -51,15 +58,14 @@ pub(crate) struct Plan<M: Model> {
 }
 
 impl<M: Model> Plan<M> {
-    /// Loads the model and warms it up.
-    pub(crate) fn load(self) -> Result<Box<dyn Engine>> {
-        let model = self.fresh_model()?;
+    /// The engine, without its model.
+    pub(crate) fn engine(self) -> Result<Box<dyn Engine>> {
         let measure = Measure { weight: M::weight, key: M::key };
         let collator = M::COLLATES.then(|| Collator::start(self.name)).transpose()?;
         Ok(Box::new(ModelEngine {
             batcher: Batcher::new(self.batching.clone(), measure),
             batches: BatchMeter::new(self.name),
-            model: Some(model),
+            model: None,
             collator,
             came: (0, 0),
             received: Vec::new(),
@@ -82,6 +88,18 @@ impl<M: Model> Plan<M> {
     }
 }
 
+/// Drops a model to make room. If it panics, nobody knows what it still keeps, which is fatal.
+pub(crate) fn drop_fenced<M>(model: Option<M>, stage: &str) -> Result<()> {
+    let drop_it = || {
+        drop(model);
+        Ok(())
+    };
+    fence(drop_it).map_err(|failure| {
+        let why = failure.into_error().with_fault(Fault::Fatal);
+        why.context(format_args!("dropping the model of stage `{stage}`"))
+    })
+}
+
 type ModelBatcher<M> = Batcher<<M as Model>::Input, <M as Model>::Output, Waiter<<M as Model>::Output>>;
 
 type ModelCall<M> = Call<<M as Model>::Input, <M as Model>::Output>;
@@ -89,7 +107,7 @@ type ModelRequest<M> = Request<<M as Model>::Input, Waiter<<M as Model>::Output>
 
 struct ModelEngine<M: Model> {
     plan: Plan<M>,
-    /// `None` after a panic, until it is made anew.
+    /// `None` until it is loaded, while it is dropped for others, and after a panic until it is made anew.
     model: Option<M>,
     batcher: ModelBatcher<M>,
     collator: Option<Collator<M>>,
@@ -97,7 +115,7 @@ struct ModelEngine<M: Model> {
     /// Jobs and items that have come since the last batch.
     came: (usize, usize),
     received: Vec<(ModelCall<M>, Instant)>,
-    /// Requests that the model would take later.
+    /// Requests that the model would take later, or that wait for it to be loaded.
     held: Vec<ModelRequest<M>>,
     /// Jobs whose items panicked alone, since an item last passed.
     guilty: Vec<String>,
@@ -121,17 +139,25 @@ impl<M: Model> Engine for ModelEngine<M> {
         if self.collator.as_ref().is_some_and(Collator::holds) {
             return Next::Run;
         }
+        if self.model.is_none() {
+            self.batcher.drop_gone(&Waiter::is_gone);
+            // It is loaded before anything is worth waiting for.
+            let idle = self.batcher.waiting() == 0 && self.held.is_empty();
+            return if idle { Next::Empty } else { Next::Run };
+        }
         match self.batcher.next(now) {
             Next::Empty if !self.held.is_empty() => Next::Ask(now + ASK_AGAIN),
             next => next,
         }
     }
 
-    fn run(&mut self) -> Result<Duration> {
+    fn run(&mut self, ahead: bool) -> Result<Duration> {
         let Some((batch, collated)) = self.take_batch()? else {
             return Ok(Duration::ZERO);
         };
-        self.prepare_next()?;
+        if ahead {
+            self.prepare_next()?;
+        }
         let started = Instant::now();
         self.batcher.started(started, batch.inputs.len());
         let (jobs, items) = std::mem::take(&mut self.came);
@@ -160,6 +186,20 @@ impl<M: Model> Engine for ModelEngine<M> {
         Ok(started.elapsed())
     }
 
+    fn in_hand(&self) -> bool {
+        self.collator.as_ref().is_some_and(Collator::holds)
+    }
+
+    fn load(&mut self) -> Result<()> {
+        self.model = Some(self.plan.fresh_model()?);
+        Ok(())
+    }
+
+    fn unload(&mut self) -> Result<()> {
+        let model = self.model.take();
+        drop_fenced(model, self.plan.name)
+    }
+
     fn share(&self) -> u32 {
         self.plan.batching.share
     }
@@ -185,6 +225,10 @@ impl<M: Model> Drop for ModelEngine<M> {
 impl<M: Model> ModelEngine<M> {
     fn admit(&mut self, request: ModelRequest<M>) -> Result<()> {
         if request.reply.is_gone() {
+            return Ok(());
+        }
+        if self.model.is_none() {
+            self.held.push(request);
             return Ok(());
         }
         for item in request.items.iter().flatten() {

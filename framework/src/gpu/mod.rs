@@ -10,6 +10,8 @@ pub(crate) mod collator;
 pub(crate) mod engine;
 pub(crate) mod inbox;
 pub(crate) mod linger;
+pub(crate) mod memory;
+pub(crate) mod residents;
 pub(crate) mod speed;
 pub(crate) mod stepping;
 pub(crate) mod steps;

@@ -13,7 +13,7 @@ use smallvec::smallvec;
 use tracing::{debug_span, warn};
 
 use super::batcher::{Next, Request};
-use super::engine::{Engine, Loader};
+use super::engine::{Engine, Loader, drop_fenced};
 use super::inbox::Inbox;
 use super::{Answers, Call, Gpu, Waiter};
 use crate::checkpoint::saver::Saves;
@@ -64,12 +64,11 @@ pub(crate) struct Plan<S: Stepper> {
 }
 
 impl<S: Stepper> Plan<S> {
-    /// Loads the stepper and warms it up.
-    pub(crate) fn load(self) -> Result<Box<dyn Engine>> {
-        let stepper = self.fresh()?;
+    /// The engine, without its stepper.
+    pub(crate) fn engine(self) -> Result<Box<dyn Engine>> {
         Ok(Box::new(Steps {
             batches: BatchMeter::new(self.name),
-            stepper: Some(stepper),
+            stepper: None,
             received: Vec::new(),
             waiting: VecDeque::new(),
             seated: Vec::new(),
@@ -96,7 +95,7 @@ impl<S: Stepper> Plan<S> {
 
 struct Steps<S: Stepper> {
     plan: Plan<S>,
-    /// `None` after a panic, until it is made anew.
+    /// `None` until it is loaded, while it is dropped for others, and after a panic until it is made anew.
     stepper: Option<S>,
     batches: BatchMeter,
     received: Vec<(StepCall<S>, Instant)>,
@@ -139,6 +138,10 @@ impl<S: Stepper> Engine for Steps<S> {
         let requests = received.drain(..).map(|(call, arrived)| call.into_request(arrived, self.plan.inbox.place()));
         self.waiting.extend(requests);
         self.received = received;
+        if self.stepper.is_none() {
+            // It is not loaded for callers who have gone.
+            self.waiting.retain(|request| !request.reply.is_alone());
+        }
         Ok(())
     }
 
@@ -153,10 +156,12 @@ impl<S: Stepper> Engine for Steps<S> {
         }
     }
 
-    fn run(&mut self) -> Result<Duration> {
+    fn run(&mut self, ahead: bool) -> Result<Duration> {
         let begun = Instant::now();
         self.let_go()?;
-        self.let_in()?;
+        if ahead {
+            self.let_in()?;
+        }
         let group = self.next_group();
         self.ask_at = group.is_empty().then(|| Instant::now() + ASK_AGAIN);
         if group.is_empty() {
@@ -165,6 +170,20 @@ impl<S: Stepper> Engine for Steps<S> {
         self.step(&group)?;
         self.save_what_is_due()?;
         Ok(begun.elapsed())
+    }
+
+    fn in_hand(&self) -> bool {
+        !self.seated.is_empty()
+    }
+
+    fn load(&mut self) -> Result<()> {
+        self.stepper = Some(self.plan.fresh()?);
+        Ok(())
+    }
+
+    fn unload(&mut self) -> Result<()> {
+        let stepper = self.stepper.take();
+        drop_fenced(stepper, self.plan.name)
     }
 
     fn share(&self) -> u32 {

@@ -1,7 +1,8 @@
 //! The thread of one device: loads its models, then takes turns between them until it is told to stop.
 //!
 //! When several models have work, the one runs that has used the least of its share of the device's time. A model
-//! that waits for its batch to grow does not hold up another that is ready; then it runs as it is, in its turn.
+//! that waits for its batch to grow does not hold up another that is ready; then it runs as it is, in its turn. A model
+//! that is not there is loaded when its turn comes, or as soon after as there is room; meanwhile the others run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,20 +13,21 @@ use tokio::sync::oneshot;
 use tracing::error;
 
 use super::batcher::Next;
-use super::engine::Engine;
 use super::inbox::Waker;
+use super::memory::{Doing, Memory, Room};
+use super::residents::{Newcomer, Residents};
 use crate::error::{Context, Error, Result};
 use crate::pool::queue::LINGER_AWAKE;
 use crate::telemetry::DeviceMeter;
-
-/// Makes an engine on the device thread.
-pub(crate) type LoadEngine = Box<dyn FnOnce() -> Result<Box<dyn Engine>> + Send>;
 
 /// A device with the models that will run on it.
 pub(crate) struct Device {
     pub(crate) number: usize,
     pub(crate) waker: Arc<Waker>,
-    pub(crate) engines: Vec<LoadEngine>,
+    /// In the order in which they are loaded.
+    pub(crate) models: Vec<Newcomer>,
+    /// Bytes that they may keep together.
+    pub(crate) budget: Option<u64>,
 }
 
 /// A device thread that runs. Dropped, it is told to stop and is not waited for.
@@ -37,7 +39,7 @@ pub(crate) struct Running {
 
 impl Device {
     pub(crate) fn new(number: usize) -> Self {
-        Device { number, waker: Arc::default(), engines: Vec::new() }
+        Device { number, waker: Arc::default(), models: Vec::new(), budget: None }
     }
 
     /// Starts the thread; the receiver answers when all models are loaded and warm, or why not.
@@ -64,35 +66,34 @@ impl Drop for Running {
 
 fn serve(device: Device, stop: &AtomicBool, ready: oneshot::Sender<Result<()>>) {
     device.waker.register();
-    let loaded: Result<Vec<_>> = device.engines.into_iter().map(|load| load()).collect();
-    let mut engines: Vec<_> = match loaded {
-        Ok(engines) => engines,
+    let mut residents = match Residents::load(device.models, device.number, device.budget) {
+        Ok(residents) => residents,
         Err(why) => return drop(ready.send(Err(why))),
     };
     if ready.send(Ok(())).is_err() {
         return;
     }
     let meter = DeviceMeter::new(device.number);
-    let why = match take_turns(&mut engines, stop, &meter) {
+    let why = match take_turns(&mut residents, stop, &meter) {
         Ok(()) => Error::transient("the worker is stopping"),
         Err(why) => {
             error!(device = device.number, error = %why, "device thread ends");
             why
         }
     };
-    engines.iter_mut().for_each(|engine| engine.close(&why));
+    residents.close(&why);
 }
 
-fn take_turns(engines: &mut [Box<dyn Engine>], stop: &AtomicBool, meter: &DeviceMeter) -> Result<()> {
-    let mut turns = Turns::new(engines.iter().map(|engine| engine.share()).collect());
+fn take_turns(residents: &mut Residents, stop: &AtomicBool, meter: &DeviceMeter) -> Result<()> {
+    let mut turns = Turns::new(residents.shares());
     let mut free_since = Instant::now();
     loop {
-        engines.iter_mut().try_for_each(|engine| engine.receive())?;
+        residents.receive()?;
         let now = Instant::now();
-        let nexts: Vec<Next> = engines.iter_mut().map(|engine| engine.next(now)).collect();
-        let choice = turns.choose(&nexts);
-        if let Choice::Run(index) = choice {
-            let took = engines[index].run()?;
+        let nexts = residents.nexts(now);
+        let step = next_step(&mut turns, &residents.memory, &nexts, |index| residents.in_hand(index));
+        if let Step::Run { index, ahead } = step {
+            let took = residents.run(index, ahead)?;
             turns.ran(index, took);
             free_since = Instant::now();
             meter.busy(took);
@@ -103,17 +104,60 @@ fn take_turns(engines: &mut [Box<dyn Engine>], stop: &AtomicBool, meter: &Device
             // Whatever is left is not worth an answer: those who waited have gone.
             return Ok(());
         }
-        match choice {
+        match step {
+            Step::Load { index, instead } => {
+                residents.exchange(&instead, index)?;
+                free_since = Instant::now();
+                continue;
+            }
             _ if now - free_since < LINGER_AWAKE => std::thread::yield_now(),
-            Choice::Wait(until) => std::thread::park_timeout(until - now),
+            Step::Wait(until) => std::thread::park_timeout(until - now),
             _ => std::thread::park(),
         }
         meter.idle(now.elapsed());
     }
 }
 
+/// What the device does next.
+#[derive(Debug, PartialEq)]
+pub(super) enum Step {
+    /// Runs a model, which may get its next batch in hand too if it is to run `ahead`.
+    Run {
+        index: usize,
+        ahead: bool,
+    },
+    /// Loads a model after others have gone.
+    Load {
+        index: usize,
+        instead: Vec<usize>,
+    },
+    Wait(Instant),
+    Sleep,
+}
+
+pub(super) fn next_step(turns: &mut Turns, memory: &Memory, nexts: &[Next], in_hand: impl Fn(usize) -> bool) -> Step {
+    let index = match turns.choose(nexts) {
+        Choice::Run(index) => index,
+        Choice::Wait(until) => return Step::Wait(until),
+        Choice::Sleep => return Step::Sleep,
+    };
+    if memory.is_there(index) {
+        return Step::Run { index, ahead: true };
+    }
+    let about = nexts.iter().enumerate();
+    let doing: Vec<_> = about.map(|(index, next)| Doing { works: next.is_work(), in_hand: in_hand(index) }).collect();
+    match memory.room(index, &doing) {
+        Room::After(instead) => Step::Load { index, instead },
+        // Whoever keeps its place or has something in hand has work, so that somebody runs.
+        Room::Later(leaving) => match turns.least_used(|index| memory.is_there(index)) {
+            Some(index) => Step::Run { index, ahead: !leaving.contains(&index) },
+            None => Step::Sleep,
+        },
+    }
+}
+
 /// Whose turn it is: start-time fair queueing (Goyal et al. 1996) of the device's time.
-struct Turns {
+pub(super) struct Turns {
     shares: Vec<u32>,
     /// The time that each model has used, divided by its share.
     used: Vec<Duration>,
@@ -130,14 +174,14 @@ enum Choice {
 }
 
 impl Turns {
-    fn new(shares: Vec<u32>) -> Self {
+    pub(super) fn new(shares: Vec<u32>) -> Self {
         let count = shares.len();
         Turns { shares, used: vec![Duration::ZERO; count], active: vec![false; count], clock: Duration::ZERO }
     }
 
     fn choose(&mut self, nexts: &[Next]) -> Choice {
         for (index, next) in nexts.iter().enumerate() {
-            let active = !matches!(next, Next::Empty | Next::Ask(_));
+            let active = next.is_work();
             if active && !self.active[index] {
                 // While it had nothing to do it saved up nothing.
                 self.used[index] = self.used[index].max(self.clock);
@@ -145,8 +189,7 @@ impl Turns {
             self.active[index] = active;
         }
         if nexts.contains(&Next::Run) {
-            let least_used = (0..nexts.len()).filter(|&i| self.active[i]).min_by_key(|&i| self.used[i]);
-            return least_used.map_or(Choice::Sleep, Choice::Run);
+            return self.least_used(|_| true).map_or(Choice::Sleep, Choice::Run);
         }
         let soonest = nexts.iter().filter_map(|next| match next {
             Next::Wait(until) | Next::Ask(until) => Some(*until),
@@ -155,7 +198,12 @@ impl Turns {
         soonest.min().map_or(Choice::Sleep, Choice::Wait)
     }
 
-    fn ran(&mut self, index: usize, took: Duration) {
+    /// Who of these has work and has used the least.
+    fn least_used(&self, among: impl Fn(usize) -> bool) -> Option<usize> {
+        (0..self.used.len()).filter(|&i| self.active[i] && among(i)).min_by_key(|&i| self.used[i])
+    }
+
+    pub(super) fn ran(&mut self, index: usize, took: Duration) {
         self.clock = self.clock.max(self.used[index]);
         self.used[index] += took / self.shares[index];
     }

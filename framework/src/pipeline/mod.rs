@@ -155,8 +155,8 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
         })
     }
 
-    /// A device stage: each job is one item, batched with other jobs' items. `load` runs on the device thread, at
-    /// the start and again after a panic.
+    /// A device stage: each job is one item, batched with other jobs' items. `load` runs on the device thread: at
+    /// the start, again after a panic, and after the model was dropped for others ([`Batching::memory`]).
     pub fn gpu<M, L>(self, name: &'static str, batching: Batching, load: L) -> Pipeline<In, M::Output>
     where
         M: Model<Input = A>,
@@ -170,7 +170,7 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
     }
 
     /// A device stage that works in steps: each job is a state, and up to so many jobs' states are advanced together,
-    /// until each is done. `load` runs on the device thread, at the start and again after a panic.
+    /// until each is done. `load` runs on the device thread, when that of [`gpu`](Pipeline::gpu) does.
     pub fn gpu_steps<S, L>(self, name: &'static str, stepping: Stepping, load: L) -> Pipeline<In, S::Output>
     where
         S: Stepper<Spec = A>,

@@ -4,7 +4,7 @@
 //! when it is dropped; [`Pools::join`] waits for its threads as well.
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,6 +20,8 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::engine::Plan;
 use crate::gpu::inbox::Inbox;
+use crate::gpu::memory;
+use crate::gpu::residents::Newcomer;
 use crate::gpu::steps::{self, GpuOfSteps};
 use crate::gpu::thread::{self, Device};
 use crate::job::Job;
@@ -31,11 +33,14 @@ use crate::telemetry::StageMeter;
 
 /// What is gathered while pipelines are built: their pools, and the devices with the models they will load.
 pub(crate) struct Starter {
-    names: HashSet<&'static str>,
+    /// Every stage's name, and which it is in the order of the descriptions.
+    names: HashMap<&'static str, usize>,
     devices: BTreeMap<usize, Device>,
     closers: Vec<Box<dyn FnOnce() + Send + Sync>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) budget: Budget,
+    /// Bytes that the models of one device may keep on it together.
+    pub(crate) device_memory: Option<u64>,
     /// Of the pipeline that is being built.
     pub(crate) outlook: Outlook,
     /// Where the jobs will run.
@@ -46,11 +51,12 @@ impl Starter {
     /// To be called on the runtime where the jobs will run.
     pub(crate) fn new() -> Self {
         Starter {
-            names: HashSet::new(),
+            names: HashMap::new(),
             devices: BTreeMap::new(),
             closers: Vec::new(),
             threads: Vec::new(),
             budget: Budget::new(None),
+            device_memory: None,
             outlook: Outlook::default(),
             runtime: Handle::current(),
         }
@@ -58,7 +64,8 @@ impl Starter {
 
     /// Names are metric labels, spans and thread names, so each may be had once.
     pub(crate) fn claim(&mut self, name: &'static str) -> Result<()> {
-        if self.names.insert(name) {
+        let order = self.names.len();
+        if self.names.insert(name, order).is_none() {
             return Ok(());
         }
         Err(Error::invalid(format_args!("two stages are named `{name}`; a stage's name must be its own")))
@@ -90,8 +97,9 @@ impl Starter {
             meter,
             answers: Replies::start(&self.runtime),
         };
-        device.engines.push(Box::new(move || plan.load()));
         let name = stage.name;
+        let make = Box::new(move || plan.engine());
+        device.models.push(Newcomer { stage: name, bytes: batching.memory, make });
         Ok(Gpu { name, inbox })
     }
 
@@ -119,14 +127,24 @@ impl Starter {
             meter,
             answers: Replies::start(&self.runtime),
         };
-        device.engines.push(Box::new(move || plan.load()));
         let name = stage.name;
+        let make = Box::new(move || plan.engine());
+        device.models.push(Newcomer { stage: name, bytes: stepping.memory, make });
         Ok(Gpu { name, inbox })
+    }
+
+    /// Tells a device what its models may keep, and puts them in the order in which they are described.
+    fn budget_of(&self, device: &mut Device) -> Result<()> {
+        device.budget = self.device_memory;
+        device.models.sort_by_key(|model| self.names.get(model.stage));
+        let check = |model: &Newcomer| memory::check(model.stage, model.bytes, device.number, device.budget);
+        device.models.iter().try_for_each(check)
     }
 
     /// Starts the device threads and waits until their models are warm.
     pub(crate) async fn finish(mut self) -> Result<Pools> {
-        let devices = std::mem::take(&mut self.devices);
+        let mut devices = std::mem::take(&mut self.devices);
+        devices.values_mut().try_for_each(|device| self.budget_of(device))?;
         let mut pools = Pools {
             closers: std::mem::take(&mut self.closers),
             devices: Vec::new(),

@@ -200,6 +200,18 @@ impl Worker {
         self.set(move |config| config.max_attempts = attempts.max(1))
     }
 
+    /// What the models of one device may keep on it together, in bytes, as far as they say what they keep
+    /// ([`Batching::memory`](crate::Batching::memory), [`Stepping::memory`](crate::Stepping::memory)). At least 1; default:
+    /// no bound. `FOREBAY_DEVICE_MEMORY` comes before it.
+    ///
+    /// Models are loaded in the order in which the pipelines describe them, and all stay that have room. Each of the others
+    /// is loaded and warmed up once before them, so that a broken one shows at the start, and then again when it has work
+    /// and its turn comes: for it go those that ran longest ago, have no batch in hand, and have no work or have used the
+    /// device for four times as long as their loading took. A worker does not start with a model that would not fit alone.
+    pub fn device_memory(self, bytes: u64) -> Self {
+        self.set(move |config| config.device_memory = Some(bytes.max(1)))
+    }
+
     /// What this worker wants of its node. It is measured before the models are loaded, and no job is taken on a node
     /// that is unfit: see [`node`](crate::node). Requires the feature `node`.
     #[cfg(feature = "node")]
@@ -372,6 +384,7 @@ impl Worker {
 
     async fn start(&mut self, config: &Config, pulse: &Pulse) -> Result<Started> {
         let mut starter = Starter::new();
+        starter.device_memory = config.device_memory;
         let (mut routes, mut outlooks) = (Routes::new(), Vec::new());
         for (name, route) in &self.routes {
             info!(route = name, pipeline = %route.describe(), "starting");
