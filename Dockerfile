@@ -29,7 +29,8 @@ WORKDIR /project
 # The manifests, and empty programs: as good as the project for building what it depends on, and it changes rarely.
 FROM tools AS skeleton
 COPY . .
-RUN find . -type f ! -name 'Cargo.*' ! -name '*.rs' ! -path './scripts/cuda-*' ! -name image-program -delete && \
+RUN find . -type f ! -name 'Cargo.*' ! -name '*.rs' ! -path './scripts/cuda-*' \
+        ! -name need ! -name image-program -delete && \
     find . -name '*.rs' -exec sh -c 'for file; do echo "fn main() {}" >"$file"; done' skeleton {} +
 
 FROM tools AS compiled
@@ -64,9 +65,8 @@ COPY --from=fetched /weights/ /
 
 # What candle opens at run time; all else of CUDA is in the program, and the driver's own comes with the node.
 FROM tools AS libraries
-RUN pip3 install --quiet --no-deps --target /wheels nvidia-cublas==13.0.2.14 nvidia-curand==10.4.0.35 && \
-    mkdir /libraries && cd /wheels/nvidia/cu13/lib && \
-    mv libcublas.so.13 libcublasLt.so.13 libcurand.so.10 /libraries/ && rm -r /wheels && chmod -R a+rX /libraries
+COPY scripts/need scripts/cuda-toolkit scripts/
+RUN scripts/cuda-toolkit runtime /libraries && chmod -R a+rX /libraries
 
 # The image, the layers that change least first.
 FROM ${RUN_BASE} AS run-cpu
