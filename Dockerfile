@@ -31,13 +31,13 @@ FROM tools AS skeleton
 COPY . .
 RUN find . -type f ! -name 'Cargo.*' ! -name '*.rs' ! -path './scripts/cuda-*' \
         ! -name need ! -name image-program -delete && \
-    find . -name '*.rs' -exec sh -c 'for file; do echo "fn main() {}" >"$file"; done' skeleton {} +
+    find . -name '*.rs' | while read -r file; do echo 'fn main() {}' >"$file"; done
 
 FROM tools AS compiled
 ARG DEVICE
 ARG CUDA_ARCH=fat
 ARG PROGRAM=embed_http
-ARG FEATURES
+ARG FEATURES=
 COPY --from=skeleton /project .
 RUN --mount=type=cache,target=/usr/local/cargo/registry scripts/image-program
 COPY . .
