@@ -4,6 +4,7 @@ The engine runs on this machine, so that the program is a process here too. As i
 prints JSON. Ends with 1 if the program is not what it should be; it and its container are gone then too.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -31,12 +32,16 @@ def said(*command):
 
 
 def descendants(pid):
-    """The processes below a process, and itself."""
-    try:
-        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:
-        return []
-    return [pid] + [below for child in children for below in descendants(int(child))]
+    """A process and those below it, which any of its threads may have started."""
+    found = [pid]
+    for thread in pathlib.Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            children = (thread / "children").read_text().split()
+        except OSError:
+            # It has ended meanwhile.
+            continue
+        found += [below for child in children for below in descendants(int(child))]
+    return found
 
 
 def commands(pid):
@@ -75,7 +80,8 @@ class Buildah:
         # Where something went wrong it runs still.
         if self.running and self.running.poll() is None:
             for pid in reversed(descendants(self.running.pid)):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.running.wait()
         subprocess.run([*self.engine, "rm", self.container], stdout=subprocess.DEVNULL)
 
