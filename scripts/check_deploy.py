@@ -20,6 +20,8 @@ import salad_cloud_sdk.models as salad
 import yaml
 
 KUBERNETES = "1.37"
+# What a worker's models read, beside the table of the framework.
+OF_MODELS = {"FOREBAY_DEVICE"}
 PROBES = {"/health/startup", "/health/live", "/health/ready"}
 # What a drain takes beyond the grace: verdicts are told for 10 s, threads are waited for 2 s.
 BEYOND_GRACE = 12
@@ -220,7 +222,7 @@ def main():
     npm, *files = map(pathlib.Path, sys.argv[1:])
     npm = npm.resolve()
     table = pathlib.Path("framework/src/config.rs").read_text()
-    variables = set(re.findall(r"^//! \| `(\w+)` \|", table, re.MULTILINE))
+    variables = set(re.findall(r"^//! \| `(\w+)` \|", table, re.MULTILINE)) | OF_MODELS
     documents = [(path, document) for path in files for document in load(path)]
     empty = set(files) - {path for path, _ in documents}
     if empty:

@@ -48,6 +48,12 @@ impl Service {
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
+    /// Whether it is healthy, as the HEALTHCHECK of the Dockerfile asks.
+    fn healthy(&self) -> bool {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_NAME"));
+        check.arg("health").env("PORT", self.port.to_string()).status().expect("the program starts").success()
+    }
+
     fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is our child")
     }
@@ -79,6 +85,7 @@ impl Drop for Service {
 fn answers_refuses_and_ends_with_0() {
     let service = Service::start();
     let ask = |json: &str| service.ask("POST", "/tone", json).expect("an answer");
+    assert!(service.healthy());
     assert_eq!(ask(r#"{"text": "what a happy day"}"#), (200, r#"{"tone":1.0}"#.to_owned()));
     assert_eq!(ask(r#"{"text": "bad good"}"#), (200, r#"{"tone":0.0}"#.to_owned()));
     assert_eq!(ask(r#"{"text": " "}"#).0, 422, "no text");

@@ -68,6 +68,7 @@ mod admission;
 mod answer;
 mod ask;
 mod body;
+mod check;
 mod health;
 mod keys;
 mod later;
@@ -83,6 +84,7 @@ mod socket;
 mod stream;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -192,6 +194,39 @@ impl Http {
     /// As of [`from_env`](Http::from_env).
     pub fn on(listener: TcpListener) -> Result<Self> {
         Ok(Http { listener: Some(listener), ..Http::from_env()? })
+    }
+
+    /// What the health check of a container runs: asks the server at `PORT` of this machine, that of another process,
+    /// whether its worker has started (`GET /health/startup`). An image needs no other program for it. A worker that
+    /// is busy or drains has started: nobody should replace it for that.
+    ///
+    /// Ends with 0 if it has. Otherwise, or without an answer within 3 s, it ends with 1 and says why on standard error,
+    /// which container engines keep.
+    ///
+    /// ```no_run
+    /// use forebay::source::http::Http;
+    /// # async fn serve() -> std::process::ExitCode { todo!() }
+    ///
+    /// #[tokio::main]
+    /// async fn main() -> std::process::ExitCode {
+    ///     if std::env::args().nth(1).as_deref() == Some("health") {
+    ///         return Http::check().await;
+    ///     }
+    ///     serve().await
+    /// }
+    /// ```
+    pub async fn check() -> ExitCode {
+        let started = match HttpConfig::from_env() {
+            Ok(config) => check::started(config.port).await,
+            Err(why) => Err(why),
+        };
+        match started {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("not healthy: {why}");
+                ExitCode::FAILURE
+            }
+        }
     }
 
     /// Answers `POST path` by the pipeline with the route `name` (the first pipeline's is empty), instead of at
