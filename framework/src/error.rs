@@ -176,6 +176,30 @@ impl fmt::Display for DeadlinePassed {
 
 impl StdError for DeadlinePassed {}
 
+/// The device had no memory for a batch. A [`Model`](crate::Model) whose batch fails with it, found by [`Error::find`],
+/// has the batch's halves run instead, and smaller batches for a while.
+///
+/// Give it the fault [`Failed`](Fault::Failed), which it has through `?`: an item for which there is no memory alone
+/// fails with it, and is tried again until its attempts are used up.
+///
+/// ```
+/// use forebay::{Context, Error, Fault, OutOfMemory};
+///
+/// let error = Err::<(), _>(OutOfMemory).context("a batch of 64 texts").unwrap_err();
+/// assert!(error.find::<OutOfMemory>().is_some());
+/// assert_eq!(error.fault(), Fault::Failed);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the device has no memory left for it: use smaller items or batches, or a device with more memory")
+    }
+}
+
+impl StdError for OutOfMemory {}
+
 #[derive(Debug)]
 struct Message {
     text: String,

@@ -78,11 +78,11 @@ pub mod webhook;
 mod witness;
 mod worker;
 
-pub use error::{Classify, Context, DeadlinePassed, Error, Fault, Result};
+pub use error::{Classify, Context, DeadlinePassed, Error, Fault, OutOfMemory, Result};
 pub use gpu::batching::Batching;
 pub use gpu::stepping::Stepping;
 pub use job::{Event, Job, Meta, Priority, Timing, Timings};
-pub use model::{Admit, Collated, Model};
+pub use model::{Admit, Collated, Launched, Model};
 pub use pipeline::outlook::Outlook;
 pub use pipeline::{Pipeline, Running};
 pub use stepper::{Progress, Stepper};

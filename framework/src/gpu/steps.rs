@@ -153,7 +153,7 @@ impl<S: Stepper> Engine for Steps<S> {
         }
     }
 
-    fn run(&mut self) -> Result<Duration> {
+    fn run(&mut self, _ahead: bool) -> Result<Duration> {
         let begun = Instant::now();
         self.let_go()?;
         self.let_in()?;
@@ -165,6 +165,10 @@ impl<S: Stepper> Engine for Steps<S> {
         self.step(&group)?;
         self.save_what_is_due()?;
         Ok(begun.elapsed())
+    }
+
+    fn is_launched(&self) -> bool {
+        false
     }
 
     fn share(&self) -> u32 {

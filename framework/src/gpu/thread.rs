@@ -1,7 +1,8 @@
 //! The thread of one device: loads its models, then takes turns between them until it is told to stop.
 //!
 //! When several models have work, the one runs that has used the least of its share of the device's time. A model
-//! that waits for its batch to grow does not hold up another that is ready; then it runs as it is, in its turn.
+//! that waits for its batch to grow does not hold up another that is ready; then it runs as it is, in its turn. A batch
+//! that was launched ahead is fetched, and charged to its model, before another model's turn.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,8 +92,11 @@ fn take_turns(engines: &mut [Box<dyn Engine>], stop: &AtomicBool, meter: &Device
         let now = Instant::now();
         let nexts: Vec<Next> = engines.iter_mut().map(|engine| engine.next(now)).collect();
         let choice = turns.choose(&nexts);
-        if let Choice::Run(index) = choice {
-            let took = engines[index].run()?;
+        if let Choice::Run(chosen) = choice {
+            // What is on the device already comes back before another model gets at it.
+            let launched = engines.iter().position(|engine| engine.is_launched());
+            let index = launched.unwrap_or(chosen);
+            let took = engines[index].run(index == chosen)?;
             turns.ran(index, took);
             free_since = Instant::now();
             meter.busy(took);
