@@ -219,5 +219,4 @@ impl<M: Model> ModelEngine<M> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;

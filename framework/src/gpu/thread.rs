@@ -167,6 +167,9 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
     use super::*;
 
     const BATCH: Duration = Duration::from_millis(10);
@@ -206,6 +209,53 @@ mod tests {
         let mut both = Turns::new(vec![1, 1]);
         assert_eq!(turns(&mut both, 10, &[Next::Ask(now), Next::Run]), [0, 10]);
         assert_eq!(both.choose(&[Next::Ask(now), Next::Empty]), Choice::Wait(now));
+    }
+
+    /// Answers a batch a turn, and then has the next one on the device if it may.
+    struct Fake {
+        name: &'static str,
+        left: usize,
+        launched: bool,
+        log: Rc<RefCell<Vec<String>>>,
+    }
+
+    impl Engine for Fake {
+        fn receive(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn next(&mut self, _: Instant) -> Next {
+            if self.left > 0 { Next::Run } else { Next::Empty }
+        }
+
+        fn run(&mut self, ahead: bool) -> Result<Duration> {
+            self.left -= 1;
+            self.launched = ahead && self.left > 0;
+            let next = if self.launched { ", one ahead" } else { "" };
+            self.log.borrow_mut().push(format!("{}{next}", self.name));
+            Ok(BATCH)
+        }
+
+        fn is_launched(&self) -> bool {
+            self.launched
+        }
+
+        fn share(&self) -> u32 {
+            1
+        }
+
+        fn close(&mut self, _: &Error) {}
+    }
+
+    #[test]
+    fn what_is_ahead_comes_back_before_another_model_runs_and_is_charged() {
+        let log = Rc::default();
+        let fake = |name, left| Box::new(Fake { name, left, launched: false, log: Rc::clone(&log) }) as Box<dyn Engine>;
+        let mut engines = [fake("a", 5), fake("b", 3)];
+        take_turns(&mut engines, &AtomicBool::new(true), &DeviceMeter::new(0)).unwrap();
+        // It stops when nothing is left, on the device neither.
+        let expected = ["a, one ahead", "a", "b, one ahead", "b, one ahead", "b", "a, one ahead", "a, one ahead", "a"];
+        assert_eq!(*log.borrow(), expected);
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn it_is_half_of_what_failed() {
 #[test]
 fn it_is_doubled_after_64_full_batches_until_it_is_gone() {
     let mut ceilings = Ceilings::default();
-    [100, 50, 25].map(|failed| ceilings.ran_out(KEY, failed));
+    [100, 50, 25].into_iter().for_each(|failed| ceilings.ran_out(KEY, failed));
     for (from, to) in [(12, Some(24)), (24, Some(48)), (48, Some(96)), (96, Some(100)), (100, None)] {
         assert_eq!(ceilings.of(KEY), Some(from));
         assert_eq!(passes_until_moved(&mut ceilings), 64);
@@ -59,10 +59,10 @@ fn each_time_it_was_doubled_in_vain_it_stays_twice_as_long() {
 #[test]
 fn what_fails_while_a_batch_is_halved_is_no_proof_against_a_doubling() {
     let mut ceilings = Ceilings::default();
-    [100, 50, 25, 12].map(|failed| ceilings.ran_out(KEY, failed));
+    [100, 50, 25, 12].into_iter().for_each(|failed| ceilings.ran_out(KEY, failed));
     assert_eq!(passes_until_moved(&mut ceilings), 64);
     // Proved wrong once, by a batch whose halves fail as well.
-    [12, 6, 3].map(|failed| ceilings.ran_out(KEY, failed));
+    [12, 6, 3].into_iter().for_each(|failed| ceilings.ran_out(KEY, failed));
     assert_eq!(passes_until_moved(&mut ceilings), 128);
 }
 

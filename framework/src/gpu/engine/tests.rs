@@ -47,7 +47,9 @@ struct Driven<M: Model> {
 }
 
 impl<M: Model> Driven<M> {
-    fn new(batching: Batching, load: impl Fn() -> Result<M> + Send + Sync + 'static) -> Self {
+    /// It lingers for nobody unless that is said, so that what it does depends on no time.
+    fn new(mut batching: Batching, load: impl Fn() -> Result<M> + Send + Sync + 'static) -> Self {
+        batching.linger.get_or_insert(Duration::ZERO);
         let runtime = Builder::new_current_thread().build().unwrap();
         let meter = StageMeter::new("driven");
         let inbox = Arc::new(Inbox::new(PLACES, meter.clone(), Arc::default()));
