@@ -183,7 +183,7 @@ impl StdError for DeadlinePassed {}
 /// fails with it, and is tried again until its attempts are used up.
 ///
 /// ```
-/// use forebay::{Context, Error, Fault, OutOfMemory};
+/// use forebay::{Context, Fault, OutOfMemory};
 ///
 /// let error = Err::<(), _>(OutOfMemory).context("a batch of 64 texts").unwrap_err();
 /// assert!(error.find::<OutOfMemory>().is_some());
