@@ -183,9 +183,21 @@ impl fmt::Display for DeadlinePassed {
 
 impl StdError for DeadlinePassed {}
 
-/// The device's memory did not suffice, and would for less. Found with [`Error::find`] by whoever can ask for less at
-/// once, as the engine can by halving a batch.
-#[derive(Debug)]
+/// The device had no memory for a batch. A [`Model`](crate::Model) whose batch fails with it, found by [`Error::find`],
+/// has the batch's halves run instead, and smaller batches for a while.
+///
+/// Give it the fault [`Failed`](Fault::Failed), which it has through `?`: an item for which there is no memory alone
+/// fails with it, and is tried again until its attempts are used up.
+///
+/// ```
+/// use forebay::{Context, Fault, OutOfMemory};
+///
+/// let answered = Err::<(), _>(OutOfMemory::new("the device has no memory left"));
+/// let error = answered.context("a batch of 64 texts").unwrap_err();
+/// assert!(error.find::<OutOfMemory>().is_some());
+/// assert_eq!(error.fault(), Fault::Failed);
+/// ```
+#[derive(Clone, Debug)]
 pub struct OutOfMemory(String);
 
 impl OutOfMemory {

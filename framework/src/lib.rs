@@ -84,7 +84,7 @@ pub use gpu::batching::Batching;
 pub use gpu::speed::DeviceSpeed;
 pub use gpu::stepping::Stepping;
 pub use job::{Event, Job, Meta, Priority, Timing, Timings};
-pub use model::{Admit, Collated, Model};
+pub use model::{Admit, Collated, Launched, Model};
 pub use pipeline::outlook::Outlook;
 pub use pipeline::{Pipeline, Running};
 pub use stepper::{Progress, Stepper};

@@ -38,8 +38,9 @@ pub trait Model: 'static {
 
     /// Runs one batch: one output for each input, in order; another number is a fatal fault.
     ///
-    /// If it fails or panics, each item is run once more alone, so that only the item that causes it fails. Inputs
-    /// are lent, not given, for that reason.
+    /// If it fails or panics, each item is run once more alone, so that only the item that causes it fails. If it fails
+    /// with [`OutOfMemory`](crate::OutOfMemory), its halves are run instead, and for a while batches of this
+    /// [`key`](Model::key) are kept below what has failed. Inputs are lent, not given, for that reason.
     fn infer(&mut self, inputs: &[Self::Input]) -> Result<Vec<Self::Output>>;
 
     /// What an item costs, in a unit of the model's own (tokens, frames, pixels); 1 unless said otherwise. Batches
@@ -75,6 +76,28 @@ pub trait Model: 'static {
     fn infer_collated(&mut self, inputs: &[Self::Input], _collated: Collated) -> Result<Vec<Self::Output>> {
         self.infer(inputs)
     }
+
+    /// Whether batches run by [`launch`](Model::launch) and [`finish`](Model::finish) instead of
+    /// [`infer_collated`](Model::infer_collated): the device then goes from one full batch to the next without waiting for
+    /// the thread to answer, to cut and to launch.
+    const LAUNCHES: bool = false;
+
+    /// Starts a batch on the device and does not wait for it. One more may be launched before this one is finished, if
+    /// what waits fills it; they are finished in the order of their launches, unless the model is dropped or a launch
+    /// fails. What it gives back may be dropped without being finished.
+    ///
+    /// It fails as [`infer`](Model::infer) does. A batch that finds no memory while another is on the device is run again
+    /// with the device to itself, before it is halved.
+    fn launch(&mut self, _inputs: &[Self::Input], _collated: Collated) -> Result<Launched> {
+        Ok(Launched::new(()))
+    }
+
+    /// Waits for a batch that was launched and fetches its outputs, one for each input, in order.
+    ///
+    /// Items that are run again alone come through [`infer`](Model::infer).
+    fn finish(&mut self, inputs: &[Self::Input], _launched: Launched) -> Result<Vec<Self::Output>> {
+        self.infer(inputs)
+    }
 }
 
 /// A model's answer to whether it can take an item.
@@ -106,5 +129,20 @@ impl Collated {
     /// The prepared batch, if there is one and it is a `T`.
     pub fn take<T: 'static>(self) -> Option<T> {
         self.0?.downcast().ok().map(|batch| *batch)
+    }
+}
+
+/// What [`Model::launch`] has started, on its way to [`Model::finish`]. It stays on the device thread.
+pub struct Launched(Box<dyn Any>);
+
+impl Launched {
+    /// A batch that was started.
+    pub fn new<T: 'static>(batch: T) -> Self {
+        Launched(Box::new(batch))
+    }
+
+    /// The batch that was started, if it is a `T`.
+    pub fn take<T: 'static>(self) -> Option<T> {
+        self.0.downcast().ok().map(|batch| *batch)
     }
 }

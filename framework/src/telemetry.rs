@@ -45,7 +45,13 @@ pub const BATCH_ITEMS: &str = "forebay_batch_items";
 pub const BATCH_FILL: &str = "forebay_batch_fill";
 /// Seconds a batch ran, by `stage`.
 pub const BATCH_SECONDS: &str = "forebay_batch_seconds";
-/// Seconds the device ran batches, by `device`. A counter in microseconds.
+/// Batches of several items for which the device had no memory, by `stage`. They are halved.
+pub const BATCH_OUT_OF_MEMORY: &str = "forebay_batch_out_of_memory_total";
+/// The size under which batches are kept since the device had no memory for more: the lowest of all keys, in the unit in
+/// which batches are cut (weight or items); 0 if there is none. By `stage`.
+pub const BATCH_CEILING: &str = "forebay_batch_ceiling";
+/// Seconds during which at least one batch was on the device, from when it was begun until it was answered, by `device`. A
+/// counter in microseconds.
 pub const GPU_BUSY: &str = "forebay_gpu_busy_microseconds_total";
 /// Seconds the device thread waited for work, by `device`. A counter in microseconds.
 pub const GPU_IDLE: &str = "forebay_gpu_idle_microseconds_total";
@@ -369,6 +375,31 @@ impl BatchMeter {
         self.items.record(items as f64);
         self.fill.record(fill);
         self.seconds.record(time);
+    }
+}
+
+/// The meters of the device's memory, as the batches of one stage find it.
+pub(crate) struct CeilingMeter {
+    out_of_memory: Counter,
+    ceiling: Gauge,
+}
+
+impl CeilingMeter {
+    pub(crate) fn new(stage: &'static str) -> Self {
+        CeilingMeter {
+            out_of_memory: counter!(BATCH_OUT_OF_MEMORY, "stage" => stage),
+            ceiling: gauge!(BATCH_CEILING, "stage" => stage),
+        }
+    }
+
+    /// A batch of several items ran out of memory.
+    pub(crate) fn ran_out(&self) {
+        self.out_of_memory.increment(1);
+    }
+
+    /// The lowest ceiling now.
+    pub(crate) fn show(&self, lowest: Option<usize>) {
+        self.ceiling.set(lowest.unwrap_or(0) as f64);
     }
 }
 

@@ -1,14 +1,18 @@
 //! Cuts waiting items into batches and gathers their outputs: jobs in, batches out.
 //!
 //! A plain structure with one owner, the device thread: no lock, no clock (time is handed in), no channel. It
-//! promises that a batch is within its limits, that the item whose turn it is is always in the next batch, that jobs
-//! with many items take turns with jobs of few, and that outputs are gathered in the order of the inputs.
+//! promises that a batch is within its limits and the ceiling of its shape, that the item whose turn it is is always in
+//! the next batch, that jobs with many items take turns with jobs of few, and that outputs are gathered in the order of
+//! the inputs.
+
+mod fit;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Items;
-use super::batching::Batching;
+use super::batching::{Batching, Limits};
+use super::ceiling::Ceilings;
 use super::linger::Linger;
 use crate::job::Priority;
 
@@ -36,6 +40,16 @@ pub(crate) struct Batch<I> {
     pub(crate) origins: Vec<Origin>,
     /// Of its items or its weight, whichever is nearer the limit: 0 to 1, above 1 for a single item too heavy.
     pub(crate) fill: f64,
+}
+
+impl<I> Batch<I> {
+    /// The first and the second half of its items, in order; of an odd number the second is larger.
+    pub(crate) fn halves(mut self) -> [Self; 2] {
+        let middle = self.inputs.len() / 2;
+        let fill = self.fill / 2.0;
+        let second = Batch { inputs: self.inputs.split_off(middle), origins: self.origins.split_off(middle), fill };
+        [Batch { fill, ..self }, second]
+    }
 }
 
 /// Which item of which job.
@@ -74,6 +88,7 @@ pub(crate) struct Batcher<I, O, R> {
     batching: Batching,
     measure: Measure<I>,
     linger: Linger,
+    ceilings: Ceilings,
     work: Vec<Option<Work<I, O, R>>>,
     free: Vec<usize>,
     /// Jobs with items that wait, by whose turn it is.
@@ -113,6 +128,7 @@ impl<I, O, R> Batcher<I, O, R> {
             batching,
             measure,
             linger: Linger::new(),
+            ceilings: Ceilings::default(),
             work: Vec::new(),
             free: Vec::new(),
             turns: BTreeMap::new(),
@@ -163,8 +179,24 @@ impl<I, O, R> Batcher<I, O, R> {
 
     /// Whether what waits fills a batch.
     pub(crate) fn is_full(&self) -> bool {
+        let limits = self.limits();
         let heavy = |limit| self.waiting_weight >= limit as u128;
-        self.waiting >= self.batching.items || self.batching.weight.is_some_and(heavy)
+        self.waiting >= limits.items || limits.weight.is_some_and(heavy)
+    }
+
+    /// What the next batch may be at most.
+    fn limits(&self) -> Limits {
+        let ceiling = match self.ceilings.is_empty() {
+            true => None,
+            false => self.next_key().and_then(|key| self.ceilings.of(key)),
+        };
+        self.batching.limits(ceiling)
+    }
+
+    /// The key of the item whose turn it is.
+    fn next_key(&self) -> Option<u64> {
+        let work = self.work[*self.turns.values().next()?].as_ref()?;
+        work.request.items[work.first..].iter().flatten().next().map(self.measure.key)
     }
 
     /// What to do while the device is free: run at once if a batch is full or no more items are worth waiting for.
@@ -190,8 +222,8 @@ impl<I, O, R> Batcher<I, O, R> {
             let count = (limit as u128).saturating_mul(self.waiting as u128).div_ceil(self.waiting_weight.max(1));
             usize::try_from(count).unwrap_or(usize::MAX)
         };
-        let by_weight = self.batching.weight.map_or(usize::MAX, by_weight);
-        by_weight.clamp(1, self.batching.items)
+        let limits = self.limits();
+        limits.weight.map_or(usize::MAX, by_weight).clamp(1, limits.items)
     }
 
     /// Cuts the next batch. Jobs that are `gone` are dropped instead; `None` if nothing else waits.
@@ -201,10 +233,10 @@ impl<I, O, R> Batcher<I, O, R> {
         if picks.is_empty() {
             return None;
         }
-        let fill = if self.batching.padded {
-            fit_padded(&mut picks, &self.batching)
-        } else {
-            fit_summed(&mut picks, &self.batching)
+        let limits = self.limits();
+        let fill = match self.batching.padded {
+            true => fit::padded(&mut picks, limits),
+            false => fit::summed(&mut picks, limits),
         };
         let batch = self.take(now, &picks, fill);
         self.idle_since = None;
@@ -219,6 +251,46 @@ impl<I, O, R> Batcher<I, O, R> {
     /// The batch ended; its outputs are handed out from now on.
     pub(crate) fn ended(&mut self, now: Instant) {
         self.linger.ended(now);
+    }
+
+    /// Whether a batch is still within the ceiling of its shape. One item always is.
+    pub(crate) fn allows(&self, inputs: &[I]) -> bool {
+        let Some(ceiling) = inputs.first().and_then(|item| self.ceilings.of((self.measure.key)(item))) else {
+            return true;
+        };
+        inputs.len() == 1 || self.size(inputs) <= ceiling
+    }
+
+    /// A batch of several items ran out of memory: the next ones of its shape are cut below it.
+    pub(crate) fn ran_out(&mut self, inputs: &[I]) {
+        if let Some(first) = inputs.first() {
+            self.ceilings.ran_out((self.measure.key)(first), self.size(inputs));
+        }
+    }
+
+    /// A batch has passed. Whether that may have moved a ceiling.
+    pub(crate) fn passed(&mut self, inputs: &[I]) -> bool {
+        let Some(first) = inputs.first().filter(|_| !self.ceilings.is_empty()) else {
+            return false;
+        };
+        self.ceilings.passed((self.measure.key)(first), self.size(inputs));
+        true
+    }
+
+    /// The lowest ceiling of any shape.
+    pub(crate) fn lowest_ceiling(&self) -> Option<usize> {
+        self.ceilings.lowest()
+    }
+
+    fn size(&self, inputs: &[I]) -> usize {
+        self.batching.size(inputs.iter().map(self.measure.weight))
+    }
+
+    /// A batch that was cut and has not run, less the items of jobs that have failed meanwhile. `None` if that is all.
+    pub(crate) fn still_wanted(&self, batch: Batch<I>) -> Option<Batch<I>> {
+        let items = batch.inputs.into_iter().zip(batch.origins);
+        let (inputs, origins): (Vec<I>, Vec<Origin>) = items.filter(|&(_, origin)| self.wants(origin)).unzip();
+        (!inputs.is_empty()).then_some(Batch { inputs, origins, fill: batch.fill })
     }
 
     /// Takes one output in; the job, if that was its last.
@@ -257,8 +329,8 @@ impl<I, O, R> Batcher<I, O, R> {
     }
 
     /// Whether an item's output is still wanted.
-    pub(crate) fn wants(&mut self, origin: Origin) -> bool {
-        self.find(origin).is_some()
+    pub(crate) fn wants(&self, origin: Origin) -> bool {
+        self.work[origin.slot].as_ref().is_some_and(|work| work.ticket == origin.ticket)
     }
 
     fn find(&mut self, origin: Origin) -> Option<&mut Work<I, O, R>> {
@@ -375,58 +447,6 @@ impl<I, O, R> Batcher<I, O, R> {
 fn due<I, R>(request: &Request<I, R>, from: Instant) -> Instant {
     let turn = from + request.priority.budget();
     request.deadline.map_or(turn, |deadline| deadline.min(turn))
-}
-
-/// Keeps the picks whose weights sum up to no more than the limit, always the first. Returns the fill.
-fn fit_summed(picks: &mut Vec<Pick>, batching: &Batching) -> f64 {
-    let limit = batching.weight.unwrap_or(usize::MAX);
-    let mut total: usize = 0;
-    let mut count = 0;
-    picks.retain(|pick| {
-        let fits = count == 0 || (count < batching.items && total.saturating_add(pick.weight) <= limit);
-        if fits {
-            total = total.saturating_add(pick.weight);
-            count += 1;
-        }
-        fits
-    });
-    fill(count, total, batching)
-}
-
-/// Keeps the run of like weights around the first pick that makes the largest batch, and of those the least padded.
-fn fit_padded(picks: &mut Vec<Pick>, batching: &Batching) -> f64 {
-    let limit = batching.weight.unwrap_or(usize::MAX);
-    let first = (picks[0].slot, picks[0].index);
-    picks.sort_by_key(|pick| pick.weight);
-    let anchor = picks.iter().position(|pick| (pick.slot, pick.index) == first).unwrap_or(0);
-    let mut best = anchor..anchor + 1;
-    for last in anchor..picks.len() {
-        let heaviest = picks[last].weight.max(1);
-        let room = batching.items.min(limit / heaviest);
-        let start = (last + 1).saturating_sub(room);
-        if start > anchor {
-            break;
-        }
-        let padding = |run: &std::ops::Range<usize>| {
-            let run = &picks[run.clone()];
-            run.iter().map(|pick| (run[run.len() - 1].weight - pick.weight) as u128).sum::<u128>()
-        };
-        let run = start..last + 1;
-        if run.len() > best.len() || (run.len() == best.len() && padding(&run) < padding(&best)) {
-            best = run;
-        }
-    }
-    let heaviest = picks[best.end - 1].weight;
-    let count = best.len();
-    picks.drain(best.end..);
-    picks.drain(..best.start);
-    fill(count, heaviest.saturating_mul(count), batching)
-}
-
-fn fill(count: usize, weight: usize, batching: &Batching) -> f64 {
-    let items = count as f64 / batching.items as f64;
-    let weight = batching.weight.map(|limit| weight as f64 / limit as f64);
-    items.max(weight.unwrap_or(0.0))
 }
 
 #[cfg(test)]

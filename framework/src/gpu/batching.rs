@@ -28,6 +28,13 @@ pub struct Batching {
     pub(crate) memory: u64,
 }
 
+/// What a batch may be at most: both are at least 1.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) items: usize,
+    pub(crate) weight: Option<usize>,
+}
+
 impl Batching {
     /// At most `items` items a batch (0 is taken as 1).
     pub fn items(items: usize) -> Self {
@@ -89,6 +96,28 @@ impl Batching {
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
+    }
+
+    /// The size of a batch of items of these weights, in the unit in which batches are cut: what it weighs, or its
+    /// items where no weight was said.
+    pub(crate) fn size(&self, weights: impl ExactSizeIterator<Item = usize>) -> usize {
+        match (self.padded, self.weight) {
+            (true, _) => weights.len().saturating_mul(weights.max().unwrap_or(0)),
+            (false, Some(_)) => weights.fold(0, usize::saturating_add),
+            (false, None) => weights.len(),
+        }
+    }
+
+    /// What a batch may be at most, under a ceiling in the unit of [`size`](Batching::size).
+    pub(crate) fn limits(&self, ceiling: Option<usize>) -> Limits {
+        let said = Limits { items: self.items, weight: self.weight };
+        match ceiling {
+            None => said,
+            Some(size) if self.padded || self.weight.is_some() => {
+                Limits { weight: Some(self.weight.map_or(size, |weight| weight.min(size))), ..said }
+            }
+            Some(items) => Limits { items: self.items.min(items), ..said },
+        }
     }
 
     pub(crate) fn place_count(&self) -> usize {

@@ -6,6 +6,7 @@
 
 pub(crate) mod batcher;
 pub(crate) mod batching;
+pub(crate) mod ceiling;
 pub(crate) mod collator;
 pub(crate) mod engine;
 pub(crate) mod inbox;

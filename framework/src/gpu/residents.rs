@@ -74,6 +74,11 @@ impl Residents {
         self.models[index].engine.in_hand()
     }
 
+    /// Who has a batch on the device that was launched ahead.
+    pub(crate) fn launched(&self) -> Option<usize> {
+        self.models.iter().position(|model| model.engine.is_launched())
+    }
+
     pub(crate) fn run(&mut self, index: usize, ahead: bool) -> Result<Duration> {
         let took = self.models[index].engine.run(ahead)?;
         self.memory.ran(index, took);

@@ -186,6 +186,10 @@ impl<S: Stepper> Engine for Steps<S> {
         drop_fenced(stepper, self.plan.name)
     }
 
+    fn is_launched(&self) -> bool {
+        false
+    }
+
     fn share(&self) -> u32 {
         self.plan.share
     }

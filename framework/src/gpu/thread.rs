@@ -1,8 +1,9 @@
 //! The thread of one device: loads its models, then takes turns between them until it is told to stop.
 //!
 //! When several models have work, the one runs that has used the least of its share of the device's time. A model
-//! that waits for its batch to grow does not hold up another that is ready; then it runs as it is, in its turn. A model
-//! that is not there is loaded when its turn comes, or as soon after as there is room; meanwhile the others run.
+//! that waits for its batch to grow does not hold up another that is ready; then it runs as it is, in its turn. A batch
+//! that was launched ahead is fetched, and charged to its model, before another model's turn. A model that is not there
+//! is loaded when its turn comes, or as soon after as there is room; meanwhile the others run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,6 +93,7 @@ fn take_turns(residents: &mut Residents, stop: &AtomicBool, meter: &DeviceMeter)
         let now = Instant::now();
         let nexts = residents.nexts(now);
         let step = next_step(&mut turns, &residents.memory, &nexts, |index| residents.in_hand(index));
+        let step = step.after(residents.launched());
         if let Step::Run { index, ahead } = step {
             let took = residents.run(index, ahead)?;
             turns.ran(index, took);
@@ -133,6 +135,17 @@ pub(super) enum Step {
     },
     Wait(Instant),
     Sleep,
+}
+
+impl Step {
+    /// This step, unless a model has a batch `launched`: that comes back before another gets at the device.
+    fn after(self, launched: Option<usize>) -> Self {
+        match (launched, self) {
+            (Some(index), Step::Run { index: chosen, ahead }) => Step::Run { index, ahead: ahead && index == chosen },
+            (Some(index), Step::Load { .. }) => Step::Run { index, ahead: false },
+            (_, step) => step,
+        }
+    }
 }
 
 pub(super) fn next_step(turns: &mut Turns, memory: &Memory, nexts: &[Next], in_hand: impl Fn(usize) -> bool) -> Step {
@@ -210,7 +223,10 @@ impl Turns {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     const BATCH: Duration = Duration::from_millis(10);
@@ -250,6 +266,68 @@ mod tests {
         let mut both = Turns::new(vec![1, 1]);
         assert_eq!(turns(&mut both, 10, &[Next::Ask(now), Next::Run]), [0, 10]);
         assert_eq!(both.choose(&[Next::Ask(now), Next::Empty]), Choice::Wait(now));
+    }
+
+    /// Answers a batch a turn, and then has the next one on the device if it may.
+    struct Fake {
+        name: &'static str,
+        left: usize,
+        launched: bool,
+        log: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Engine for Fake {
+        fn receive(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn next(&mut self, _: Instant) -> Next {
+            if self.left > 0 { Next::Run } else { Next::Empty }
+        }
+
+        fn run(&mut self, ahead: bool) -> Result<Duration> {
+            self.left -= 1;
+            self.launched = ahead && self.left > 0;
+            let next = if self.launched { ", one ahead" } else { "" };
+            self.log.lock().unwrap().push(format!("{}{next}", self.name));
+            Ok(BATCH)
+        }
+
+        fn is_launched(&self) -> bool {
+            self.launched
+        }
+
+        fn in_hand(&self) -> bool {
+            self.launched
+        }
+
+        fn load(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn unload(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn share(&self) -> u32 {
+            1
+        }
+
+        fn close(&mut self, _: &Error) {}
+    }
+
+    #[test]
+    fn what_is_ahead_comes_back_before_another_model_runs_and_is_charged() {
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let fake = |name, left| {
+            let fake = Fake { name, left, launched: false, log: log.clone() };
+            Newcomer { stage: name, bytes: 0, make: Box::new(|| Ok(Box::new(fake))) }
+        };
+        let mut residents = Residents::load(vec![fake("a", 5), fake("b", 3)], 0, None).unwrap();
+        take_turns(&mut residents, &AtomicBool::new(true), &DeviceMeter::new(0)).unwrap();
+        // It stops when nothing is left, on the device neither.
+        let expected = ["a, one ahead", "a", "b, one ahead", "b, one ahead", "b", "a, one ahead", "a, one ahead", "a"];
+        assert_eq!(*log.lock().unwrap(), expected);
     }
 
     #[test]

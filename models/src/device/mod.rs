@@ -15,4 +15,4 @@ mod unusable;
 pub(crate) use card::room_for;
 pub use card::{Card, Memory};
 pub use choice::DeviceChoice;
-pub use speed::{DeviceSpeed, device_speed};
+pub use speed::device_speed;

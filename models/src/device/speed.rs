@@ -3,11 +3,10 @@
 //! Owns two small workloads: a matrix product, and a copy from the host. They tell a card that throttles, or is behind a
 //! slow bus, from one that is fit; they are no benchmark of a model.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
-use forebay::{Context, Result};
+use forebay::{Context, DeviceSpeed, Result};
 
 use crate::classify;
 
@@ -19,16 +18,8 @@ const PRODUCTS: u32 = 8;
 /// Bytes that are copied in a round.
 const COPY: usize = 64 << 20;
 
-/// What [`device_speed`] measured: medians.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DeviceSpeed {
-    /// Products and sums of a matrix product, in 10^12 a second: in `f16` on a card, in `f32` on the CPU.
-    pub tflops: f64,
-    /// Copying from ordinary memory to the device, in 10^9 bytes a second.
-    pub copy_gb_s: f64,
-}
-
-/// Measures a device that nothing else uses meanwhile. Blocks for about a second.
+/// Measures a device that nothing else uses meanwhile: medians of a matrix product, in `f16` on a card and in `f32` on the
+/// CPU, and of a copy from ordinary memory. Blocks for about a second.
 ///
 /// # Errors
 /// As [`classify`] says, if the device fails.
@@ -45,10 +36,7 @@ fn measure(device: &Device) -> candle_core::Result<DeviceSpeed> {
 
     let values = vec![1u8; COPY];
     let copy = median(device, || Tensor::from_slice(&values, COPY, device).map(drop))?;
-    Ok(DeviceSpeed {
-        tflops: operations / product.as_secs_f64() / 1e12,
-        copy_gb_s: COPY as f64 / copy.as_secs_f64() / 1e9,
-    })
+    Ok(DeviceSpeed { tflops: operations / product.as_secs_f64() / 1e12, copy: COPY as f64 / copy.as_secs_f64() / 1e9 })
 }
 
 /// How long `round` takes on the device, from start to end.
@@ -65,10 +53,4 @@ fn median(device: &Device, mut round: impl FnMut() -> candle_core::Result<()>) -
     }
     times.sort();
     Ok(times[ROUNDS / 2])
-}
-
-impl fmt::Display for DeviceSpeed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.2} TFLOP/s, {:.1} GB/s to the device", self.tflops, self.copy_gb_s)
-    }
 }

@@ -3,6 +3,7 @@
 //! never waits; time is made up, so that lingers are exact.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -61,12 +62,14 @@ struct Bench {
     jobs: Vec<Naive>,
     now: Instant,
     cuts: usize,
+    /// What batches of a key may be at most since one ran out of memory.
+    ceilings: HashMap<u64, usize>,
 }
 
 impl Bench {
     fn new(batching: Batching) -> Self {
         let batcher = batcher(batching.clone());
-        Bench { batching, batcher, jobs: Vec::new(), now: Instant::now(), cuts: 0 }
+        Bench { batching, batcher, jobs: Vec::new(), now: Instant::now(), cuts: 0, ceilings: HashMap::new() }
     }
 
     fn pass(&mut self, millis: u64) {
@@ -120,14 +123,39 @@ impl Bench {
         let (items, count) = (&batch.inputs, batch.inputs.len());
         assert!((1..=self.batching.items).contains(&count), "{count} items");
         assert!(items.iter().all(|item| item.key == items[0].key), "keys differ: {items:?}");
-        let weight = match self.batching.padded {
-            true => count * items.iter().map(|item| item.weight).max().unwrap_or(0),
-            false => items.iter().map(|item| item.weight).sum(),
-        };
+        let weight = self.weight(items);
         if let Some(limit) = self.batching.weight {
             assert!(weight <= limit || count == 1, "{weight} of {limit}: {items:?}");
         }
+        let ceiling = self.ceilings.get(&items[0].key);
+        let by_weight = self.batching.padded || self.batching.weight.is_some();
+        let size = if by_weight { weight } else { count };
+        assert!(count == 1 || ceiling.is_none_or(|&ceiling| size <= ceiling), "{size} above {ceiling:?}: {items:?}");
         assert!(batch.fill > 0.0 && (batch.fill <= 1.0 || count == 1), "fill {}", batch.fill);
+    }
+
+    fn weight(&self, items: &[Item]) -> usize {
+        match self.batching.padded {
+            true => items.len() * items.iter().map(|item| item.weight).max().unwrap_or(0),
+            false => items.iter().map(|item| item.weight).sum(),
+        }
+    }
+
+    /// A batch finds no memory; its halves, if it has any.
+    fn run_out(&mut self, batch: Batch<Item>) -> Vec<Batch<Item>> {
+        if batch.inputs.len() == 1 {
+            return vec![batch];
+        }
+        let by_weight = self.batching.padded || self.batching.weight.is_some();
+        let size = if by_weight { self.weight(&batch.inputs) } else { batch.inputs.len() };
+        let ceiling = self.ceilings.entry(batch.inputs[0].key).or_insert(usize::MAX);
+        *ceiling = (*ceiling).min(size / 2).max(1);
+        self.batcher.ran_out(&batch.inputs);
+        let all: Vec<Item> = batch.inputs.clone();
+        let halves = batch.halves();
+        assert_eq!(halves.iter().flat_map(|half| half.inputs.clone()).collect::<Vec<_>>(), all);
+        assert!(halves.iter().all(|half| !half.inputs.is_empty() && half.inputs.len() == half.origins.len()));
+        halves.into()
     }
 
     /// Hands in a batch's outputs; those of the jobs in `fails` fail instead.
@@ -174,6 +202,8 @@ enum Op {
     Cut,
     /// The oldest running batch ends; every `n`th job's items fail, none if 0.
     Complete(usize),
+    /// The oldest running batch finds no memory.
+    RunOut,
     /// A job's caller goes away.
     Gone(usize),
     Pass(u64),
@@ -185,6 +215,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (vec((0..40_usize, 0..3_u64), 1..12), priority).prop_map(|(items, priority)| Op::Push(items, priority)),
         4 => Just(Op::Cut),
         3 => (0..6_usize).prop_map(Op::Complete),
+        1 => Just(Op::RunOut),
         1 => (0..40_usize).prop_map(Op::Gone),
         2 => (0..400_u64).prop_map(Op::Pass),
     ]
@@ -210,6 +241,11 @@ proptest! {
                 Op::Cut => running.extend(bench.cut()),
                 Op::Complete(_) if running.is_empty() => {}
                 Op::Complete(n) => bench.complete(running.remove(0), |job| n > 0 && job % n == n - 1),
+                Op::RunOut if running.is_empty() => {}
+                Op::RunOut => {
+                    let batch = running.remove(0);
+                    running.splice(0..0, bench.run_out(batch));
+                }
                 Op::Gone(_) if bench.jobs.is_empty() => {}
                 Op::Gone(job) => bench.jobs[job % bench.jobs.len()].reply.gone.set(true),
                 Op::Pass(millis) => bench.pass(millis),
@@ -270,7 +306,7 @@ proptest! {
                         bench.complete(batch, |_| false);
                     }
                 }
-                Op::Gone(_) => {}
+                Op::RunOut | Op::Gone(_) => {}
                 Op::Pass(millis) => bench.pass(millis),
             }
             let left: Vec<Item> = bench.jobs.iter().flat_map(|job| job.left.iter().flatten().copied()).collect();
