@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "a library that is loaded when the program runs has no safe interface")]
 
+use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
@@ -80,7 +81,8 @@ fn open(stem: &str, name: &str) -> Result<Library, String> {
     let load = |file: &str| unsafe { Library::new(file) };
     match endings.iter().find_map(|ending| load(&format!("{stem}.so{ending}")).ok()) {
         Some(library) => Ok(library),
-        None => load(name).map_err(|why| why.to_string()),
+        // The loader's own words are behind the error.
+        None => load(name).map_err(|why| why.source().map_or_else(|| why.to_string(), ToString::to_string)),
     }
 }
 
