@@ -84,7 +84,7 @@ mod words;
 #[cfg(feature = "candle")]
 pub use candle_core::Device;
 #[cfg(feature = "candle")]
-pub use device::{Card, DeviceChoice, DeviceSpeed, Memory, device_speed};
+pub use device::{Card, DeviceChoice, Memory, device_speed};
 #[cfg(feature = "candle")]
 pub use embed::Embedder;
 #[cfg(feature = "candle")]

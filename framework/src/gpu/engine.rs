@@ -15,7 +15,7 @@ use super::batcher::{Batch, Batcher, Measure, Next, Request};
 use super::batching::Batching;
 use super::collator::Collator;
 use super::{Answers, Call, ModelInbox, Waiter};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::model::{Admit, Model};
 use crate::pipeline::outlook::Forecast;
 use crate::pool::panic::fence;

@@ -74,6 +74,6 @@ fn kernels_run_on_the_cards_that_they_were_built_for() {
 #[test]
 fn the_cpu_has_a_speed() {
     let speed = device_speed(&Device::Cpu).unwrap();
-    assert!(speed.tflops > 1e-4 && speed.tflops < 1e3, "{speed}");
-    assert!(speed.copy_gb_s > 1e-2 && speed.copy_gb_s < 1e4, "{speed}");
+    assert!(speed.tflops > 1e-4 && speed.tflops < 1e3, "{speed:?}");
+    assert!(speed.copy > 1e-2 && speed.copy < 1e4, "{speed:?}");
 }
