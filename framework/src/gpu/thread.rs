@@ -228,6 +228,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::gpu::engine::Engine;
 
     const BATCH: Duration = Duration::from_millis(10);
 

@@ -331,6 +331,10 @@ mod meters {
             Ok(Duration::ZERO)
         }
 
+        fn is_launched(&self) -> bool {
+            false
+        }
+
         fn in_hand(&self) -> bool {
             false
         }
