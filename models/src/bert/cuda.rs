@@ -43,7 +43,7 @@ enum Arg {
 }
 
 pub(super) fn embed(batch: &Packed, words: &Tensor, positions: &Tensor, norm: &Norm) -> Result<Tensor> {
-    let (tokens, width) = (batch.packing.tokens(), words.dim(1)?);
+    let (tokens, width) = (batch.packing.ids().1, words.dim(1)?);
     let buffer = address(batch.buffer, batch.packing.words().len())?;
     let part = |(from, _): (usize, usize)| Arg::At(buffer + 4 * from as u64);
     let (out, to) = room::<f16>(card(words)?, tokens, width)?;
@@ -96,7 +96,7 @@ pub(super) fn gelu(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
 }
 
 pub(super) fn attend(batch: &Packed, qkv: &Tensor, bias: &Tensor, heads: usize) -> Result<Tensor> {
-    let (tokens, width) = (batch.packing.tokens(), bias.dim(0)? / 3);
+    let (tokens, width) = (batch.packing.ids().1, bias.dim(0)? / 3);
     let kernel = match width / heads {
         32 => "attention_f16_d32",
         64 => "attention_f16_d64",
@@ -119,11 +119,11 @@ pub(super) fn attend(batch: &Packed, qkv: &Tensor, bias: &Tensor, heads: usize) 
 }
 
 pub(super) fn pool(batch: &Packed, hidden: &Tensor) -> Result<Tensor> {
-    let (sequences, width) = (batch.packing.sequences(), hidden.dim(1)?);
+    let (sequences, width) = (batch.packing.starts().1 - 1, hidden.dim(1)?);
     let buffer = address(batch.buffer, batch.packing.words().len())?;
     let (out, to) = room::<f32>(card(hidden)?, sequences, width)?;
     let args = [
-        at(hidden, batch.packing.tokens() * width)?,
+        at(hidden, batch.packing.ids().1 * width)?,
         Arg::At(buffer + 4 * batch.packing.starts().0 as u64),
         Arg::At(to),
         Arg::Count(width as u32),

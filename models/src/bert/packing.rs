@@ -41,14 +41,6 @@ impl Packing {
         &self.words
     }
 
-    pub(crate) fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    pub(crate) fn sequences(&self) -> usize {
-        self.sequences
-    }
-
     /// Token ids.
     pub(crate) fn ids(&self) -> Part {
         (0, self.tokens)
@@ -60,6 +52,7 @@ impl Packing {
     }
 
     /// Pairs of numbers, one pair for each tile. They begin at an even place, so that a kernel can read pairs at once.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only the kernel works by tiles"))]
     pub(crate) fn tiles(&self) -> Part {
         (2 * self.tokens, 2 * self.tiles)
     }
@@ -85,7 +78,6 @@ mod tests {
         assert_eq!(part(packing.places()), places);
         assert_eq!(part(packing.starts()), [0, 130, 194, 195]);
         assert_eq!(part(packing.tiles()), [0, 0, 0, 64, 0, 128, 1, 0, 2, 0]);
-        assert_eq!((packing.tokens(), packing.sequences()), (195, 3));
     }
 
     #[test]
