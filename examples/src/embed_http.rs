@@ -14,7 +14,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use forebay::source::http::Http;
-use forebay::{Batching, Classify, Error, Job, Pipeline, Result, Worker};
+use forebay::{Classify, Error, Job, Pipeline, Result, Worker};
 use forebay_models::{DeviceChoice, Embedder, TokenIds, Tokens, Weights};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -142,7 +142,7 @@ async fn serve() -> Result<ExitCode> {
     let tokens = Arc::new(Tokens::open(&weights)?);
     let pipeline = Pipeline::new()
         .cpu("tokenize", 1, move |job, ask| tokenize(job, ask, &tokens))
-        .gpu_each("embed", Batching::items(64).weight(16_384), move || Embedder::load(&weights, &device.open()?))
+        .gpu_each("embed", Embedder::batching(device), move || Embedder::load(&weights, &device.open()?))
         .cpu("answer", 1, |_, (form, vectors): (Form, Vec<Vec<f32>>)| Ok(answer(form, vectors)));
     let http = Http::from_env()?
         .path(OPENAI, "")

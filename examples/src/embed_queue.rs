@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use forebay::source::committed::Committed;
 use forebay::source::sqs::Sqs;
-use forebay::{Batching, Pipeline, Result, Worker, store};
+use forebay::{Pipeline, Result, Worker, store};
 use forebay_models::{DeviceChoice, Embedder, Tokens, Weights};
 
 /// A job's memory is taken on one thread and given back on another, at which it is quick.
@@ -43,7 +43,7 @@ async fn serve() -> Result<ExitCode> {
     let tokens = Arc::new(Tokens::open(&weights)?);
     let pipeline = Pipeline::new()
         .cpu("tokenize", 1, move |_, texts: Vec<String>| Ok(((), tokens.encode(&texts)?)))
-        .gpu_each("embed", Batching::items(64).weight(16_384), move || Embedder::load(&weights, &device.open()?))
+        .gpu_each("embed", Embedder::batching(device), move || Embedder::load(&weights, &device.open()?))
         .cpu("answer", 1, |_, ((), vectors): ((), Vec<Vec<f32>>)| Ok(vectors));
     let mut source = Committed::new(Sqs::from_env()?, store::Folder::open(path("FOREBAY_RESULTS", "results"))?);
     if let Ok(queue) = std::env::var("FOREBAY_RESULTS_QUEUE") {

@@ -45,7 +45,7 @@ pub const BATCH_ITEMS: &str = "forebay_batch_items";
 pub const BATCH_FILL: &str = "forebay_batch_fill";
 /// Seconds a batch ran, by `stage`.
 pub const BATCH_SECONDS: &str = "forebay_batch_seconds";
-/// Batches of several items for which the device had no memory, by `stage`. They are halved.
+/// Batches for which the device had no memory, by `stage`. They are halved, or run again without another beside them.
 pub const BATCH_OUT_OF_MEMORY: &str = "forebay_batch_out_of_memory_total";
 /// The size under which batches are kept since the device had no memory for more: the lowest of all keys, in the unit in
 /// which batches are cut (weight or items); 0 if there is none. By `stage`.

@@ -2,25 +2,29 @@
 //!
 //! Owns the network and its threads, takes token ids and gives unit vectors: the mean of the last hidden states over an
 //! input's own tokens, divided by its length. Outputs come in the order of the inputs and do not depend on what else is
-//! in the batch. It does not tokenise (that is a CPU stage, [`Tokens`](crate::Tokens)) and picks no device by itself.
+//! in the batch, but for rounding on a card. It does not tokenise (that is a CPU stage, [`Tokens`](crate::Tokens)) and picks no device by itself.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
-use forebay::{Admit, Collated, Context, Error, Launched, Model, Result};
+use forebay::{Admit, Batching, Collated, Context, Error, Launched, Model, OutOfMemory, Result};
 
 use crate::bert::transfer::{Courier, Flight};
 use crate::bert::{self, card, cpu};
 use crate::device::room_for;
 use crate::lanes::Lanes;
 use crate::plan::{Piece, Plan};
-use crate::{TokenIds, Weights, classify};
+use crate::{DeviceChoice, TokenIds, Weights, classify};
 
 /// Tokens of one piece of work on one core: enough rows for the matrix products, and few enough that no core waits
 /// long for the last piece of a batch.
 const PIECE_TOKENS: usize = 256;
 /// Below this a piece is not worth a lane of its own.
 const SMALL_PIECE_TOKENS: usize = 128;
+
+/// Inputs of the batches that a card is warmed up with, of [`SMALL_PIECE_TOKENS`] tokens each: for other sizes cuBLAS may
+/// take other kernels, and loads them when they are first used.
+const CARD_WARM_UPS: [usize; 6] = [1, 4, 16, 64, 256, 512];
 
 /// A BERT-like network with mean pooling and L2 norm; a [`Model`] from token ids to `hidden_size` values.
 ///
@@ -99,6 +103,14 @@ impl Embedder {
         }
     }
 
+    /// Batches that keep the device busy: of at most 1,024 inputs or 65,536 tokens on a card, 64 or 16,384 on the CPU.
+    pub fn batching(device: DeviceChoice) -> Batching {
+        match device.is_card() {
+            true => Batching::items(1024).weight(65_536),
+            false => Batching::items(64).weight(16_384),
+        }
+    }
+
     /// How many values a vector has.
     pub fn width(&self) -> usize {
         self.width
@@ -134,12 +146,18 @@ impl Embedder {
         Ok(Begun { plan, flight })
     }
 
+    /// Runs a batch twice, both at once on a card, so that the memory for two is there.
+    fn run_two(&mut self, inputs: &[TokenIds]) -> Result<()> {
+        let first = self.launch(inputs, Collated::nothing())?;
+        let second = self.launch(inputs, Collated::nothing())?;
+        self.finish(inputs, first)?;
+        self.finish(inputs, second).map(drop)
+    }
+
     fn end(&mut self, begun: Begun) -> Result<Vec<Vec<f32>>> {
         let Begun { plan, flight } = begun;
         let vectors = match (&mut self.network, flight) {
-            (Network::Packed { courier, .. }, Some(flight)) => {
-                courier.fetch(flight)?.chunks_exact(self.width).map(<[f32]>::to_vec).collect()
-            }
+            (Network::Packed { courier, .. }, Some(flight)) => courier.fetch(flight, self.width)?,
             (Network::Packed { .. }, None) => Vec::new(),
             (Network::Fused { encoder, lanes }, _) => {
                 let fair = plan.tokens().div_ceil(2 * lanes.len());
@@ -181,7 +199,18 @@ impl Model for Embedder {
 
     fn warm_up(&mut self) -> Result<()> {
         let input = TokenIds::new(vec![0; self.longest.min(SMALL_PIECE_TOKENS)]);
-        self.infer(&vec![input; 4]).map(drop)
+        let sizes: &[usize] = match &self.network {
+            Network::Packed { courier, .. } if courier.goes_to_a_card() => &CARD_WARM_UPS,
+            _ => &[4],
+        };
+        for size in sizes {
+            match self.run_two(&vec![input.clone(); *size]) {
+                // What is too large for this card now is halved when it comes.
+                Err(why) if why.find::<OutOfMemory>().is_some() && *size > 1 => break,
+                ran => ran?,
+            }
+        }
+        Ok(())
     }
 
     fn admit(&mut self, input: &TokenIds) -> Admit {
@@ -218,7 +247,7 @@ impl Model for Embedder {
 
 /// The tensors of the encoder.
 fn tensors(weights: &Weights, dtype: DType, device: &Device) -> Result<VarBuilder<'static>> {
-    room_for(weights.bytes(dtype), device)?;
+    room_for(weights.bytes_while_loading(dtype), device)?;
     let vb = weights.map(dtype, device)?;
     Ok(if prefixed(weights) { vb.pp("bert") } else { vb })
 }

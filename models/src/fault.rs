@@ -19,7 +19,7 @@ enum Meaning {
 
 /// Errors by their names. What has none of them is `Failed`, as any other error: a shape or type that does not fit, a
 /// file that cannot be read, a call with wrong values.
-const MEANINGS: [(&str, Meaning); 53] = {
+const MEANINGS: [(&str, Meaning); 56] = {
     use Meaning::{Lost, NoKernels, TooMuch};
     [
         ("CUDA_ERROR_OUT_OF_MEMORY", TooMuch),
@@ -70,6 +70,9 @@ const MEANINGS: [(&str, Meaning); 53] = {
         ("CUDA_ERROR_NO_BINARY_FOR_GPU", NoKernels),
         ("CUDA_ERROR_INVALID_IMAGE", NoKernels),
         ("CUDA_ERROR_INVALID_PTX", NoKernels),
+        ("CUDA_ERROR_INVALID_SOURCE", NoKernels),
+        ("CUDA_ERROR_NOT_FOUND", NoKernels),
+        ("CUDA_ERROR_FUNCTION_NOT_LOADED", NoKernels),
         ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", NoKernels),
         ("CUDA_ERROR_JIT_COMPILER_NOT_FOUND", NoKernels),
         ("CUDA_ERROR_JIT_COMPILATION_DISABLED", NoKernels),

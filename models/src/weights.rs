@@ -126,6 +126,12 @@ impl Weights {
         items.saturating_mul(dtype.size_in_bytes() as u64)
     }
 
+    /// The most that loading them onto a device takes at once, as `dtype`: one tensor lies there as it is in the file too.
+    pub(crate) fn bytes_while_loading(&self, dtype: DType) -> u64 {
+        let largest = self.table.values().map(|entry| entry.data_offsets.1.saturating_sub(entry.data_offsets.0)).max();
+        self.bytes(dtype).saturating_add(largest.unwrap_or(0))
+    }
+
     /// Whether a tensor of this name is there.
     pub fn has(&self, name: &str) -> bool {
         self.table.contains_key(name)

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use forebay::source::folder::Folder;
 use forebay::telemetry::{JOBS, Telemetry};
-use forebay::{Batching, Bytes, Classify, Context, Error, Pipeline, Result, Worker};
+use forebay::{Bytes, Classify, Context, Error, Pipeline, Result, Worker};
 use forebay_models::{DeviceChoice, Embedder, Tokens, Weights};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -108,7 +108,7 @@ fn pipeline(weights: Arc<Weights>, max_bytes: u64) -> Result<Pipeline<PathBuf, B
         .io("read", 8, move |job, path| reader.read(job, path))
         .sized(|document| document.text.len())
         .cpu("cut", 2, move |_, document| document::cut(&tokens, document))
-        .gpu_each("embed", Batching::items(64).weight(16_384), move || Embedder::load(&weights, &device.open()?))
+        .gpu_each("embed", Embedder::batching(device), move || Embedder::load(&weights, &device.open()?))
         .cpu("write", 1, |_, (passages, vectors)| document::write(passages, vectors)))
 }
 

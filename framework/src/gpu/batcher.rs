@@ -315,6 +315,13 @@ impl<I, O, R> Batcher<I, O, R> {
         self.remove(origin.slot).map(|work| work.request.reply)
     }
 
+    /// Gives up the job of an item if it is `gone`.
+    pub(crate) fn drop_if(&mut self, origin: Origin, gone: impl Fn(&R) -> bool) {
+        if self.find(origin).is_some_and(|work| gone(&work.request.reply)) {
+            self.remove(origin.slot);
+        }
+    }
+
     /// Gives up everything.
     pub(crate) fn fail_all(&mut self) -> Vec<R> {
         (0..self.work.len()).filter_map(|slot| self.remove(slot)).map(|work| work.request.reply).collect()

@@ -31,7 +31,7 @@ pub(crate) trait Engine {
     fn receive(&mut self) -> Result<()>;
     /// What to do now that the device is free.
     fn next(&mut self, now: Instant) -> Next;
-    /// Runs one batch and answers it; only with `ahead` may it have the next one in hand afterwards. How long the device
+    /// Runs one batch and answers it; only with `ahead` may it have taken a new one in hand afterwards. How long the device
     /// was busy with what is its own since it was last told, as [`ModelEngine::lap`] defines it; an error is fatal.
     fn run(&mut self, ahead: bool) -> Result<Duration>;
     /// It has a batch on the device, launched ahead.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
 use crate::error::{Context, Error, Result};
@@ -21,6 +21,8 @@ pub(super) struct Bounded<T> {
     call: Arc<dyn Fn() -> Result<T> + Send + Sync>,
     /// Whether a thread is at it, which may outlive whoever has asked: so nobody owns this alone.
     at_work: Arc<AtomicBool>,
+    /// Of those who share the call one asks at a time.
+    turn: Arc<Mutex<()>>,
 }
 
 impl<T: Send + 'static> Bounded<T> {
@@ -29,7 +31,7 @@ impl<T: Send + 'static> Bounded<T> {
         within: Duration,
         call: impl Fn() -> Result<T> + Send + Sync + 'static,
     ) -> Self {
-        Bounded { name, within, call: Arc::new(call), at_work: Arc::default() }
+        Bounded { name, within, call: Arc::new(call), at_work: Arc::default(), turn: Arc::default() }
     }
 
     #[cfg(test)]
@@ -40,6 +42,8 @@ impl<T: Send + 'static> Bounded<T> {
 
     /// What it answers. A panic in it, no answer in time, and one that was asked before and still hangs are errors.
     pub(super) async fn ask(&self) -> Result<T> {
+        let late = || Error::fatal(format_args!("no answer within {} s", self.within.as_secs_f64()));
+        let _turn = timeout(self.within, self.turn.lock()).await.map_err(|_| late())?;
         if self.at_work.swap(true, Ordering::AcqRel) {
             return Err(Error::fatal("there was no answer, and there still is none"));
         }
@@ -55,7 +59,6 @@ impl<T: Send + 'static> Bounded<T> {
             self.at_work.store(false, Ordering::Release);
             return Err(why).context("starting a thread");
         }
-        let late = || Error::fatal(format_args!("no answer within {} s", self.within.as_secs_f64()));
         match timeout(self.within, answer).await {
             Ok(answer) => answer.map_err(|_| Error::fatal("its thread has ended"))?,
             Err(_) => Err(late()),
@@ -65,7 +68,7 @@ impl<T: Send + 'static> Bounded<T> {
 
 impl<T> Clone for Bounded<T> {
     fn clone(&self) -> Self {
-        let Bounded { name, within, call, at_work } = self;
-        Bounded { name, within: *within, call: call.clone(), at_work: at_work.clone() }
+        let Bounded { name, within, call, at_work, turn } = self;
+        Bounded { name, within: *within, call: call.clone(), at_work: at_work.clone(), turn: turn.clone() }
     }
 }

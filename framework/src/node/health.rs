@@ -34,7 +34,7 @@ fn watch() {
         Ok(nvml) => nvml,
         Err(why) => return info!(reason = %why, "no metrics of cards"),
     };
-    let (mut nvidia, mut shown) = (Nvidia::new(&nvml).with_xids(), Shown::default());
+    let (mut nvidia, mut shown) = (Nvidia::new(nvml).with_xids(), Shown::default());
     // It is never closed: that would be while the process ends, beside the library's own end.
     loop {
         shown.show(nvidia.look());

@@ -210,13 +210,13 @@ impl Fitness {
         self
     }
 
-    /// The compute capability of every card that the process may see, as in `(8, 6)`.
+    /// The compute capability of every card that the container has, `CUDA_VISIBLE_DEVICES` or not, as in `(8, 6)`.
     pub fn gpu_capability(mut self, major: u32, minor: u32) -> Self {
         self.wanted.gpu_capability = Some((major, minor));
         self
     }
 
-    /// Free memory of every card that the process may see, in bytes, before the models are loaded. Where the
+    /// Free memory of every card that the container has, `CUDA_VISIBLE_DEVICES` or not, in bytes, before the models are loaded. Where the
     /// [device](Self::device) is measured too, what that has left in the process, some 500 MB for CUDA, is missing
     /// from the second try on.
     pub fn gpu_memory(mut self, at_least: u64) -> Self {

@@ -3,6 +3,9 @@
 //! It promises that a library or card that is missing, or a value that a card does not tell, is no more than an error or
 //! a `None`. It changes nothing on a card, and judges nothing. Calls block, and may hang where a driver does.
 
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor};
@@ -31,22 +34,34 @@ const THROTTLES: [(&str, ThrottleReasons); 9] = [
     ("hw_slowdown", ThrottleReasons::HW_SLOWDOWN),
 ];
 
-/// The library, opened.
+/// The driver's own mark on a machine, which a container sees too.
+const DRIVER: &str = "/proc/driver/nvidia/version";
+
+/// The library, opened once: closing it races with its own end as the process ends.
 ///
 /// # Errors
-/// `Fatal` where there is none, or no driver behind it.
-pub(super) fn open() -> Result<Nvml> {
-    Nvml::init().map_err(|why| {
-        Error::fatal(format_args!(
+/// `Invalid` where there is a driver and this container was not given the library; `Fatal` where there is no driver.
+pub(super) fn open() -> Result<&'static Nvml> {
+    // Of the whole process, as the library is; the lock is for those who come first together.
+    static OPEN: Mutex<Option<&'static Nvml>> = Mutex::new(None);
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(nvml) = *open {
+        return Ok(nvml);
+    }
+    let nvml = Nvml::init().map_err(|why| {
+        let not_given = matches!(why, NvmlError::LibloadingError(_)) && Path::new(DRIVER).exists();
+        let text = format!(
             "the NVIDIA driver cannot be asked ({why}); in a container that also needs `utility` among \
              NVIDIA_DRIVER_CAPABILITIES"
-        ))
-    })
+        );
+        if not_given { Error::invalid(text) } else { Error::fatal(text) }
+    })?;
+    Ok(open.insert(Box::leak(Box::new(nvml))))
 }
 
 /// The cards now.
 pub(super) fn look() -> Result<Seen> {
-    Nvidia::new(&open()?).look()
+    Nvidia::new(open()?).look()
 }
 
 /// The cards of an open library.

@@ -1,14 +1,14 @@
 //! The BERT encoder's forward pass on a card, for sequences of any lengths laid end to end.
 //!
 //! Owns the weights on the device and launches what a batch needs: matrix products by cuBLAS, through candle, and our
-//! own kernels for all between them ([`steps`]). No padding is computed and no mask is needed. It computes in half
+//! own kernels for all between them ([`Steps`]). No padding is computed and no mask is needed. It computes in half
 //! precision on a card, with sums in single precision; on the CPU, where its tests run it, in whatever it was loaded as.
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{Config, HiddenAct};
 
-use super::steps::{self, Norm};
+use super::steps::{Norm, Steps};
 use super::transfer::Packed;
 
 /// Embedding tables and encoder layers.
@@ -18,7 +18,7 @@ pub(crate) struct Encoder {
     positions: Tensor,
     norm: Norm,
     layers: Vec<Layer>,
-    heads: usize,
+    steps: Steps,
 }
 
 struct Layer {
@@ -62,18 +62,18 @@ impl Encoder {
             layers: (0..config.num_hidden_layers)
                 .map(|i| Layer::load(&vb.pp(format!("encoder.layer.{i}")), config))
                 .collect::<Result<_>>()?,
-            heads: config.num_attention_heads,
+            steps: Steps::new(vb.device(), width, config.num_attention_heads)?,
         })
     }
 
     /// The unit vectors of the sequences, `hidden_size` values each, in single precision. Only launches: on a card the
     /// values are there when its stream has come so far. Ids and positions must lie in the tables.
     pub(crate) fn forward(&self, batch: &Packed) -> Result<Tensor> {
-        let mut x = steps::embed(batch, &self.words, &self.positions, &self.norm)?;
+        let mut x = self.steps.embed(batch, &self.words, &self.positions, &self.norm)?;
         for layer in &self.layers {
-            x = layer.forward(batch, &x, self.heads)?;
+            x = layer.forward(batch, &x, &self.steps)?;
         }
-        steps::pool(batch, &x)
+        self.steps.pool(batch, &x)
     }
 }
 
@@ -95,11 +95,11 @@ impl Layer {
         })
     }
 
-    fn forward(&self, batch: &Packed, x: &Tensor, heads: usize) -> Result<Tensor> {
-        let context = steps::attend(batch, &self.qkv.product(x)?, &self.qkv.bias, heads)?;
-        let x = steps::residual_norm(x, &self.attended.product(&context)?, &self.attended_norm)?;
-        let wide = steps::gelu(&self.wide.product(&x)?, &self.wide.bias)?;
-        steps::residual_norm(&x, &self.narrow.product(&wide)?, &self.narrow_norm)
+    fn forward(&self, batch: &Packed, x: &Tensor, steps: &Steps) -> Result<Tensor> {
+        let context = steps.attend(batch, &self.qkv.product(x)?, &self.qkv.bias)?;
+        let x = steps.residual_norm(x, self.attended.product(&context)?, &self.attended_norm)?;
+        let wide = steps.gelu(self.wide.product(&x)?, &self.wide.bias)?;
+        steps.residual_norm(&x, self.narrow.product(&wide)?, &self.narrow_norm)
     }
 }
 

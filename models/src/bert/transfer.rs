@@ -66,6 +66,10 @@ impl Courier {
         })
     }
 
+    pub(crate) fn goes_to_a_card(&self) -> bool {
+        self.device.is_cuda()
+    }
+
     /// Begins to send a batch.
     pub(crate) fn send(&mut self, packing: &Packing) -> Result<Flight> {
         #[cfg(feature = "cuda")]
@@ -91,18 +95,18 @@ impl Courier {
         Ok(())
     }
 
-    /// Waits for the vectors, all values end to end.
-    pub(crate) fn fetch(&mut self, flight: Flight) -> Result<Vec<f32>> {
+    /// Waits for the vectors, of `width` values each.
+    pub(crate) fn fetch(&mut self, flight: Flight, width: usize) -> Result<Vec<Vec<f32>>> {
         #[cfg(feature = "cuda")]
         let flight = {
             let mut flight = flight;
             if let (Some(copies), Some(journey)) = (&mut self.copies, flight.journey.take()) {
-                return copies.fetch(journey);
+                return copies.fetch(journey, width);
             }
             flight
         };
         match &flight.vectors {
-            Some(vectors) => vectors.flatten_all()?.to_vec1(),
+            Some(vectors) => vectors.reshape(((), width))?.to_vec2(),
             None => candle_core::bail!("a batch was fetched before it was computed"),
         }
     }

@@ -53,6 +53,15 @@ impl DeviceChoice {
         }
     }
 
+    /// Whether [`open`](DeviceChoice::open) gives a card, as far as can be told without opening it.
+    pub fn is_card(self) -> bool {
+        match self {
+            Self::Cuda(_) => true,
+            Self::Cpu => false,
+            Self::Auto => cfg!(feature = "cuda") && crate::Card::find(0).is_ok(),
+        }
+    }
+
     /// Opens the device. Call it where the model is loaded, on the device thread: a card's device is for one thread. One
     /// line of the log says what was opened, and with `auto` why it is not a card.
     ///

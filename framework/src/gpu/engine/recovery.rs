@@ -7,9 +7,9 @@
 
 use std::time::Instant;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::ModelEngine;
+use super::{ModelEngine, drop_fenced};
 use crate::error::{Error, Fault, OutOfMemory, Result};
 use crate::gpu::batcher::{Batch, Origin};
 use crate::model::Model;
@@ -26,6 +26,8 @@ impl<M: Model> ModelEngine<M> {
         let out_of_memory = why.find::<OutOfMemory>().is_some();
         if out_of_memory && shared {
             // That there is none for two says nothing of one.
+            debug!(stage = self.plan.name, items = batch.inputs.len(), error = %why, "no memory for two batches at once");
+            self.ceilings.ran_out();
             self.alone_for = ALONE;
             self.again.push_front(batch);
             return Ok(());
@@ -71,10 +73,16 @@ impl<M: Model> ModelEngine<M> {
 
     /// The model is spoilt, and with it what it has begun: that runs again.
     pub(super) fn lose_model(&mut self) {
+        let mut begun = Vec::new();
         while let Some(flight) = self.flights.pop_back() {
-            self.again.push_front(flight.batch);
+            let (batch, rest) = flight.split();
+            self.again.push_front(batch);
+            begun.push(rest);
         }
-        self.model = None;
+        // Of a model that has panicked, what it leaves behind may panic too.
+        if let Err(why) = drop_fenced(Some((begun, self.model.take())), self.plan.name) {
+            warn!(stage = self.plan.name, error = %why, "a model panicked as it was dropped");
+        }
     }
 
     /// Each item once more, alone, so that each gets the answer that is its own.

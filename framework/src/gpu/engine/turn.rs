@@ -30,6 +30,13 @@ pub(super) struct Flight<M: Model> {
     at_work: Vec<AtWork>,
 }
 
+impl<M: Model> Flight<M> {
+    /// The batch, and what its model has begun with it.
+    pub(super) fn split(self) -> (Batch<M::Input>, impl Sized) {
+        (self.batch, (self.begun, self.at_work))
+    }
+}
+
 enum Begun {
     /// By a model that does not launch: it runs when its outputs are fetched.
     Prepared(Result<Collated>),
@@ -73,6 +80,10 @@ impl<M: Model> ModelEngine<M> {
     }
 
     fn begin_batch(&mut self, ahead: bool) -> Result<()> {
+        if self.flights.is_empty() {
+            // What was on the device when its model was lost is not there since.
+            self.busy_since = None;
+        }
         let Some((batch, collated)) = self.take_batch()? else {
             return Ok(());
         };
@@ -217,6 +228,8 @@ impl<M: Model> ModelEngine<M> {
 
     fn cut(&mut self) -> Option<Batch<M::Input>> {
         while let Some(batch) = self.again.pop_front() {
+            // It may have waited for as long as a model takes to load.
+            batch.origins.iter().for_each(|&origin| self.batcher.drop_if(origin, Waiter::is_gone));
             match self.batcher.still_wanted(batch) {
                 Some(batch) if self.batcher.allows(&batch.inputs) => return Some(batch),
                 Some(batch) => self.halve(batch),
