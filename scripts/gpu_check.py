@@ -61,7 +61,8 @@ class Racer:
         except OSError as why:
             raise CannotRun(f"{name}: cannot start {command[0]}: {why}") from why
         self.lines = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self):
         for line in self.child.stdout:
@@ -90,7 +91,6 @@ class Racer:
         except OSError as why:
             raise CannotRun(f"{self.name}: ended; its log is {self.log.name}") from why
         answer = self.hear(patience)
-        self.vram = answer.get("vram_mib")
         if not answer["items"] or not answer["seconds"] > 0:
             raise CannotRun(f"{self.name}: did nothing in a block")
         return answer["items"] / answer["seconds"]
@@ -98,6 +98,10 @@ class Racer:
     def end(self):
         self.child.kill()
         self.child.wait()
+        self.child.stdin.close()
+        self.reader.join()
+        self.child.stdout.close()
+        self.log.close()
 
 
 # ---- the race -----------------------------------------------------------------------------------------------------
@@ -111,24 +115,23 @@ def spread(values):
     return {"median": median, "low": low, "high": high, "n": len(values)}
 
 
-def interleave(lanes, first, seconds, pairs, deadline):
+def interleave(lanes, against, seconds, pairs, deadline):
     """Blocks of all lanes in turn, forwards and backwards, until there are so many or the time is over.
 
-    `lanes` is {name: block}, where block(seconds) gives items a second. Answers the spread of every lane's rate and, for
-    all but `first`, of the ratio first / other, each pair being of one round.
+    `lanes` is {name: block}, where block(seconds) gives items a second; `against` is {name: the lane it is held against}.
+    Answers the spread of every lane's rate, and of each ratio that lane / name, the two of a pair being of one round.
     """
     rates = {name: [] for name in lanes}
     order = list(lanes)
     slowest = 0.0
-    for number in range(pairs):
+    for turn in range(pairs):
         started = time.monotonic()
-        if number and started + slowest > deadline:
+        if turn and started + slowest > deadline:
             break
-        for name in order if number % 2 == 0 else reversed(order):
+        for name in order if turn % 2 == 0 else reversed(order):
             rates[name].append(lanes[name](seconds))
         slowest = max(slowest, time.monotonic() - started)
-    others = [name for name in lanes if name != first]
-    ratios = {name: spread([a / b for a, b in zip(rates[first], rates[name])]) for name in others}
+    ratios = {name: spread([a / b for a, b in zip(rates[first], rates[name])]) for name, first in against.items()}
     return {"rates": {name: spread(values) for name, values in rates.items()}, "ratios": ratios}
 
 
@@ -307,16 +310,13 @@ class Check:
                         )
             for lane in ("ours texts", "ours ids"):
                 lanes[lane](self.block)  # Kernels loaded, pools grown.
-            found = interleave(lanes, "ours texts", self.block, PAIRS, deadline - 5)
-            # The device alone is compared with the device alone.
-            found["ratios"] = {lane: ratio for lane, ratio in found["ratios"].items() if lane.endswith(" texts")}
-            alone = ids_ratios(found)
+            against = {lane: f"ours {lane.split()[1]}" for lane in lanes if not lane.startswith("ours")}
+            found = interleave(lanes, against, self.block, PAIRS, deadline - 5)
         finally:
             for racer in racers.values():
                 racer.end()
         blocks = found["rates"]["ours texts"]["n"]
-        result = {**found, "ids_ratios": alone, "ready": ready, "batch": sizes, "probed": probed, "pairs": blocks}
-        result["missing"] = missing
+        result = {**found, "ready": ready, "batch": sizes, "probed": probed, "pairs": blocks, "missing": missing}
         if "eager" not in sizes or "compiled" not in sizes:
             return {**result, "passed": None, "why": "; ".join(missing)}
         if blocks < PAIRS:
@@ -345,7 +345,8 @@ class Check:
                 lane: lambda seconds, racer=racer: racer.go(seconds, 0, "ids", max(5.0, deadline - time.monotonic()))
                 for lane, racer in racers.items()
             }
-            found = interleave(lanes, "packed", self.block, PAIRS, deadline - 5)
+            against = {lane: "packed" for lane in lanes if lane != "packed"}
+            found = interleave(lanes, against, self.block, PAIRS, deadline - 5)
         finally:
             for racer in racers.values():
                 racer.end()
@@ -418,12 +419,6 @@ class Check:
         if self.quick:
             print("this was a trial of the script itself (--quick): no verdict counts")
         return 0 if verdicts and all(verdict["passed"] for verdict in verdicts) else 1
-
-
-def ids_ratios(found):
-    ours = found["rates"]["ours ids"]["median"]
-    rates = {lane: rate["median"] for lane, rate in found["rates"].items() if lane.endswith(" ids") and lane != "ours ids"}
-    return {lane: ours / rate for lane, rate in rates.items()}
 
 
 def summary(result):
@@ -583,11 +578,11 @@ def table(state, verdicts, shapes, sections, date):
 
 
 def race_row(title, race):
-    rates, ratios, alone = race.get("rates", {}), race.get("ratios", {}), race.get("ids_ratios", {})
+    rates, ratios = race.get("rates", {}), race.get("ratios", {})
     cells = [number(rates.get(f"{lane} texts", {}).get("median"), ".0f") for lane in ("ours", "eager", "compiled")]
     cells += [quartiles(ratios.get(f"{lane} texts")) for lane in ("eager", "compiled")]
     cells.append(number(rates.get("ours ids", {}).get("median"), ".0f"))
-    cells += [number(alone.get(f"{lane} ids"), ".2f") for lane in ("eager", "compiled")]
+    cells += [quartiles(ratios.get(f"{lane} ids")) for lane in ("eager", "compiled")]
     return f"| {title} | " + " | ".join(cells) + " |"
 
 
