@@ -24,6 +24,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 # Seconds that a section may take.
 LIMIT = 235
 PAIRS = 10
+# What all rounds of a race take, about.
+ROUNDS_TAKE = 90
 LENGTHS = (32, 128, 512)
 BATCHES = (128, 512, 32)
 LIBRARIES = ("libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10")
@@ -135,15 +137,20 @@ def interleave(lanes, against, seconds, pairs, deadline):
     return {"rates": {name: spread(values) for name, values in rates.items()}, "ratios": ratios}
 
 
-def best_batch(racer, seconds, sizes, deadline):
-    """The batch size of the highest rate; each is warmed up first. Stops when half of the time is over."""
+def best_batch(racer, seconds, sizes, until, deadline):
+    """The batch size of the highest rate, and all rates; each size is warmed up first, which may compile.
+
+    Sizes for which there is no time before `until`, if they take as long as the last one, are left out.
+    """
     found = {}
-    begun = time.monotonic()
+    took = 0.0
     for size in sizes:
-        if found and time.monotonic() > begun + (deadline - begun) / 2:
+        started = time.monotonic()
+        if found and started + took > until:
             break
         racer.go(min(seconds, 0.2), size, "texts", deadline - time.monotonic())
         found[size] = racer.go(seconds, size, "texts", deadline - time.monotonic())
+        took = time.monotonic() - started
     return max(found, key=found.get), found
 
 
@@ -293,9 +300,9 @@ class Check:
                     continue
                 # The compiled one begins with what was best for the other: each size is compiled, which takes its time.
                 known = sorted(BATCHES, key=lambda size: -probed.get("eager", {}).get(size, 0))
-                until = time.monotonic() + (deadline - time.monotonic()) * (0.25 if lane == "eager" else 0.5)
+                until = deadline - (ROUNDS_TAKE + 40 if lane == "eager" else ROUNDS_TAKE)
                 try:
-                    sizes[lane], probed[lane] = best_batch(racers[lane], self.block, known, until)
+                    sizes[lane], probed[lane] = best_batch(racers[lane], self.block, known, until, deadline - 20)
                     racers[lane].go(self.block / 4, sizes[lane], "ids", deadline - time.monotonic())
                 except CannotRun as why:
                     missing.append(str(why))

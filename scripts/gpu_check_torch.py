@@ -53,14 +53,18 @@ def embed_texts(model, batch, size):
     return len(vectors)
 
 
+def tokenize(torch, model, batch):
+    # Which of the two there is depends on the version.
+    made = (getattr(model, "preprocess", None) or model.tokenize)(batch)
+    return {name: value for name, value in made.items() if torch.is_tensor(value)}
+
+
 def tokenized(torch, model, texts, size):
     """The batches of ids, pinned where there is a card, made before the clock runs."""
     made = []
     source = batches(texts, size)
     for _ in range(max(1, min(8, 4096 // size))):
-        batch = next(source)
-        tokenize = getattr(model, "tokenize", None) or model.preprocess
-        features = {name: value for name, value in tokenize(batch).items() if torch.is_tensor(value)}
+        features = tokenize(torch, model, next(source))
         if torch.cuda.is_available():
             features = {name: value.pin_memory() for name, value in features.items()}
         made.append(features)
@@ -86,7 +90,7 @@ def main():
     import sentence_transformers
     import transformers
 
-    tokens = len(model.tokenizer(texts[0])["input_ids"])
+    tokens = tokenize(torch, model, texts[:1])["input_ids"].shape[1]
     if tokens != arguments.length:
         sys.exit(f"the tokenizer makes {tokens} tokens of a text of {arguments.length}")
     say({
