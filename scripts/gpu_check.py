@@ -51,11 +51,17 @@ def last_json(text):
     return None
 
 
+def last_words(path):
+    """The last line of a log, which mostly says why a program ended."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return next((line.strip() for line in reversed(file.readlines()) if line.strip()), "nothing")
+
+
 class Racer:
     """A child that embeds on demand: see `gpu-check serve` for what it is told and what it says."""
 
     def __init__(self, name, command, environment, log):
-        self.name, self.log = name, log
+        self.name, self.log, self.vram = name, log, None
         try:
             self.child = subprocess.Popen(
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
@@ -80,7 +86,7 @@ class Racer:
             except queue.Empty:
                 raise CannotRun(f"{self.name}: no answer in {seconds:.0f} s") from None
             if line is None:
-                raise CannotRun(f"{self.name}: ended with {self.child.wait()}; its log is {self.log.name}")
+                raise CannotRun(f"{self.name}: ended with {self.child.wait()}, and said {last_words(self.log.name)}")
             value = last_json(line)
             if value is not None:
                 return value
@@ -91,8 +97,9 @@ class Racer:
             self.child.stdin.write(f"go {seconds} {batch} {mode}\n")
             self.child.stdin.flush()
         except OSError as why:
-            raise CannotRun(f"{self.name}: ended; its log is {self.log.name}") from why
+            raise CannotRun(f"{self.name}: ended, and said {last_words(self.log.name)}") from why
         answer = self.hear(patience)
+        self.vram = answer.get("vram_mib")
         if not answer["items"] or not answer["seconds"] > 0:
             raise CannotRun(f"{self.name}: did nothing in a block")
         return answer["items"] / answer["seconds"]
@@ -201,12 +208,9 @@ class Check:
                 return {"passed": False, "why": f"still ran after {limit:.0f} s; its log is {errors.name}"}
             except OSError as why:
                 raise CannotRun(f"cannot start {self.binary}: {why}") from why
-            errors.seek(0)
-            said = errors.read().strip()
         found = last_json(ended.stdout)
         if found is None:
-            last = said.splitlines()[-1] if said else "nothing"
-            return {"passed": False, "why": f"ended with {ended.returncode}, and said {last}"}
+            return {"passed": False, "why": f"ended with {ended.returncode}, and said {last_words(errors.name)}"}
         if found.get("passed") and ended.returncode != 0:
             return {**found, "passed": False, "why": f"ended with {ended.returncode}"}
         return found
@@ -324,6 +328,7 @@ class Check:
                 racer.end()
         blocks = found["rates"]["ours texts"]["n"]
         result = {**found, "ready": ready, "batch": sizes, "probed": probed, "pairs": blocks, "missing": missing}
+        result["vram_mib"] = {lane: racer.vram for lane, racer in racers.items() if racer.vram}
         if "eager" not in sizes or "compiled" not in sizes:
             return {**result, "passed": None, "why": "; ".join(missing)}
         if blocks < PAIRS:
@@ -493,7 +498,7 @@ def judge(state, shapes):
 
     verdicts = [{
         "what": "no result differs from the CPU's beyond the tolerance",
-        "measured": f"{difference(state, shapes):.1e}" if difference(state, shapes) is not None else "not run",
+        "measured": difference(state, shapes),
         "passed": held([*(f"parity-{shape}" for shape in shapes), "dynamics", "finetune"]),
     }]
     for what, section in (
@@ -524,10 +529,12 @@ def judge(state, shapes):
 
 
 def difference(state, shapes):
-    """The largest 1 - cosine of all parity sections, if there are any."""
+    """The largest 1 - cosine of all parity sections, in words."""
     checks = [check for shape in shapes for check in state.get(f"parity-{shape}", {}).get("checks", [])]
     values = [check["measured"] for check in checks if check["what"].endswith("1 - cosine")]
-    return max(values) if values and all(isinstance(value, float) for value in values) else None
+    if not values:
+        return "not run"
+    return "not a number" if None in values else f"{max(values):.1e}"
 
 
 def table(state, verdicts, shapes, sections, date):

@@ -136,7 +136,7 @@ fn pipeline(weights: Weights, batch_tokens: usize) -> Result<Pipeline<PathBuf, B
     let choice = DeviceChoice::from_env()?;
     let tokens = Tokens::open(&weights)?;
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let batching = Batching::items(usize::MAX).weight(batch_tokens).places(32);
+    let batching = Batching::items(batch_tokens).weight(batch_tokens).places(32);
     Ok(Pipeline::new()
         .io("read", 16, read)
         .cpu("cut", cpus.saturating_sub(4).max(1), move |_, text: String| cut(&tokens, &text))

@@ -50,7 +50,7 @@ pub async fn check(model: &Path, telemetry: &Telemetry) -> Result<Report> {
     let mut report = Report::new("memory");
     report.figure("batch_tokens", batch);
     let ran_out = Arc::new(AtomicU64::new(0));
-    let batching = Batching::items(usize::MAX).weight(batch);
+    let batching = Batching::items(batch).weight(batch).places(4 * JOBS);
     let running = if device.is_cuda() {
         let weights = weights.clone();
         embedding(batching.clone(), move || Embedder::load(&weights, &choice.open()?)).await?

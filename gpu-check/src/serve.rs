@@ -57,7 +57,7 @@ pub async fn serve(arguments: Arguments) -> Result<ExitCode> {
     let variant = arguments.variant;
     let load = move || variant.load(&weights);
     let at_once = (BATCHES * arguments.batch_tokens).div_ceil(JOB_TOKENS);
-    let batching = Batching::items(usize::MAX).weight(arguments.batch_tokens).places(at_once);
+    let batching = Batching::items(arguments.batch_tokens).weight(arguments.batch_tokens).places(at_once);
 
     let run: Run = if arguments.ids {
         let jobs: Vec<Vec<TokenIds>> = jobs.iter().map(|job| tokens.encode(job)).collect::<Result<_>>()?;
