@@ -33,11 +33,26 @@ def load(directory, compiled):
         model = model.half()
     model.eval()
     model.max_seq_length = 512
-    network = getattr(model[0], "auto_model", None) or model[0].model
     if compiled:
-        # Every batch has one shape, so each is compiled for what it is.
-        network.compile(dynamic=False)
-    return torch, model, network
+        compile_model(torch, model)
+    return torch, model
+
+
+def compile_model(torch, model):
+    # Every text of a race has one length, so each batch size is one shape, compiled for what it is.
+    import sentence_transformers
+
+    if int(sentence_transformers.__version__.split(".")[0]) >= 6:
+        model.compile(dynamic=False)
+    else:
+        # Before, `encode` passed by what the whole model's `compile` does.
+        model[0].auto_model = torch.compile(model[0].auto_model, dynamic=False)
+
+
+def compiled_graphs():
+    import torch._dynamo.utils
+
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def batches(texts, size):
@@ -53,10 +68,13 @@ def embed_texts(model, batch, size):
     return len(vectors)
 
 
-def tokenize(torch, model, batch):
+def tokenize(model, batch):
     # Which of the two there is depends on the version.
-    made = (getattr(model, "preprocess", None) or model.tokenize)(batch)
-    return {name: value for name, value in made.items() if torch.is_tensor(value)}
+    return (getattr(model, "preprocess", None) or model.tokenize)(batch)
+
+
+def tensors(torch, features, change):
+    return {name: change(value) if torch.is_tensor(value) else value for name, value in features.items()}
 
 
 def tokenized(torch, model, texts, size):
@@ -64,16 +82,16 @@ def tokenized(torch, model, texts, size):
     made = []
     source = batches(texts, size)
     for _ in range(max(1, min(8, 4096 // size))):
-        features = tokenize(torch, model, next(source))
+        features = tokenize(model, next(source))
         if torch.cuda.is_available():
-            features = {name: value.pin_memory() for name, value in features.items()}
+            features = tensors(torch, features, lambda value: value.pin_memory())
         made.append(features)
     return made
 
 
 def embed_ids(torch, model, features):
     with torch.inference_mode():
-        moved = {name: value.to(model.device, non_blocking=True) for name, value in features.items()}
+        moved = tensors(torch, features, lambda value: value.to(model.device, non_blocking=True))
         vectors = model(moved)["sentence_embedding"].float().cpu().numpy()
     return len(vectors)
 
@@ -86,11 +104,11 @@ def main():
     arguments = arguments.parse_args()
     with open(os.path.join(arguments.model, f"texts-{arguments.length}.txt"), encoding="utf-8") as lines:
         texts = lines.read().splitlines()
-    torch, model, network = load(arguments.model, arguments.compile)
+    torch, model = load(arguments.model, arguments.compile)
     import sentence_transformers
     import transformers
 
-    tokens = tokenize(torch, model, texts[:1])["input_ids"].shape[1]
+    tokens = tokenize(model, texts[:1])["input_ids"].shape[1]
     if tokens != arguments.length:
         sys.exit(f"the tokenizer makes {tokens} tokens of a text of {arguments.length}")
     say({
@@ -98,8 +116,8 @@ def main():
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "sentence_transformers": sentence_transformers.__version__,
-        "dtype": str(next(network.parameters()).dtype),
-        "attention": getattr(network.config, "_attn_implementation", "unknown"),
+        "dtype": str(next(model.parameters()).dtype),
+        "attention": getattr(model[0].auto_model.config, "_attn_implementation", "unknown"),
         "device": str(model.device),
     })
 
@@ -125,6 +143,8 @@ def main():
             if time.perf_counter() - started >= seconds:
                 break
         answer = {"items": items, "seconds": time.perf_counter() - started}
+        if arguments.compile and not compiled_graphs():
+            sys.exit("nothing was compiled: this version of sentence-transformers wants another way")
         if torch.cuda.is_available():
             answer["vram_mib"] = torch.cuda.max_memory_reserved() / 2**20
         say(answer)
