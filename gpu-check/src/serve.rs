@@ -22,8 +22,8 @@ use crate::variant::Variant;
 
 /// Tokens of a job: enough that handing it over costs little beside them.
 const JOB_TOKENS: usize = 2048;
-/// Full batches that are under way or wait: one runs, one is next, and one is tokenised.
-const BATCHES: usize = 3;
+/// Full batches that are under way or wait: one runs, two are next, and one is tokenised.
+const BATCHES: usize = 4;
 
 /// What to serve.
 #[derive(clap::Args)]
