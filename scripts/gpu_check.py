@@ -496,7 +496,13 @@ def judge(state, shapes):
         found = [state.get(name, {}).get("passed") for name in sections]
         return None if None in found else all(found)
 
+    device = state.get("device", {})
+    card = device.get("figures", {}).get("capability")
     verdicts = [{
+        "what": "models run on a card",
+        "measured": "not run" if not device else f"compute capability {card}" if card else "the CPU",
+        "passed": device.get("passed") and card is not None if device else None,
+    }, {
         "what": "no result differs from the CPU's beyond the tolerance",
         "measured": difference(state, shapes),
         "passed": held([*(f"parity-{shape}" for shape in shapes), "dynamics", "finetune"]),

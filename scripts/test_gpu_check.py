@@ -29,7 +29,7 @@ case $1 in
 esac
 echo some text before the last line
 checks='[{{"what": "x: 1 - cosine", "passed": true, "measured": 1e-6, "wanted": "less"}}]'
-figures='{{"busy_percent": {busy}, "card": "NVIDIA Fake 9000 of 9 GB", "tflops": 1.0}}'
+figures='{{"busy_percent": {busy}, "card": "NVIDIA Fake 9000 of 9 GB", "capability": "9.0", "tflops": 1.0}}'
 echo '{{"passed": true, "checks": '"$checks"', "figures": '"$figures"'}}'
 """
 
@@ -135,7 +135,7 @@ class Driven(unittest.TestCase):
         self.program(rate=190, busy=98.9, special=said)
         self.assertEqual(self.run_check(), 1)
         self.assertEqual([verdict["passed"] for verdict in self.found["verdicts"]],
-                         [False, True, False, False, False, False, False])
+                         [True, False, True, False, False, False, False, False])
         self.assertIn("(drift)", self.said)
         self.assertIn("ended with 70, and said words", self.said)
         self.assertEqual(self.verdict("eager")["measured"], "0.95, 0.95, 0.95")
@@ -178,6 +178,10 @@ class Measured(unittest.TestCase):
     def test_the_last_object_of_many_lines_is_found(self):
         self.assertEqual(gpu_check.last_json('{"a": 1}\n{"b": 2}\nwords\n3\n'), {"b": 2})
         self.assertIsNone(gpu_check.last_json("words\n"))
+
+    def test_what_ran_on_the_cpu_shows_no_card(self):
+        for state, passed in (({}, None), ({"device": {"passed": True, "figures": {"card": "none"}}}, False)):
+            self.assertEqual(gpu_check.judge(state, ("tiny",))[0]["passed"], passed)
 
     def test_one_length_missing_is_not_shown(self):
         ratio = {"ratios": {"eager texts": {"median": 9.0}}}
