@@ -99,8 +99,8 @@ mod tests {
     fn what_is_no_number_is_the_worst() {
         let (one, none) = (vec![1.0, 0.0], vec![f32::NAN, 0.0]);
         assert!(worst(&[none, one.clone()], &[one.clone(), one.clone()]).is_nan());
-        assert!(worst(&[one.clone()], &[one.clone(), one.clone()]).is_nan());
-        assert_eq!(worst(&[one.clone()], &[one]), 0.0);
+        assert!(worst(std::slice::from_ref(&one), &[one.clone(), one.clone()]).is_nan());
+        assert_eq!(worst(std::slice::from_ref(&one), std::slice::from_ref(&one)), 0.0);
     }
 
     #[test]
