@@ -1,5 +1,7 @@
 //! States on the device thread: who joins, who leaves, who fails, and what is left behind.
 
+mod away;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
