@@ -277,6 +277,18 @@ impl<I, O, R> Batcher<I, O, R> {
         true
     }
 
+    /// How many items a full batch holds: as many as are allowed, or under a ceiling as many as this one. `None` if it
+    /// was not full under its ceiling.
+    pub(crate) fn held_when_full(&self, inputs: &[I]) -> Option<usize> {
+        let Some(first) = inputs.first().filter(|_| !self.ceilings.is_empty()) else {
+            return Some(self.batching.items);
+        };
+        match self.ceilings.is_reached((self.measure.key)(first), self.size(inputs)) {
+            None => Some(self.batching.items),
+            Some(is_full) => is_full.then_some(inputs.len()),
+        }
+    }
+
     /// The lowest ceiling of any shape.
     pub(crate) fn lowest_ceiling(&self) -> Option<usize> {
         self.ceilings.lowest()

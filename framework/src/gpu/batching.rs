@@ -91,8 +91,9 @@ impl Batching {
     ///
     /// It is held against what the models of a device may keep together
     /// ([`Worker::device_memory`](crate::Worker::device_memory)), and is neither measured nor enforced. Where not all have
-    /// room, a model is dropped for another that has work, and loaded again for its next batch; one that says nothing, or 0,
-    /// counts nothing and always stays.
+    /// room, a model is dropped for another that has work, and loaded again for its next batch. One that has work itself
+    /// stays until that was worth both loads; one without goes at once, so without a backlog each job may cost a load. One
+    /// that says nothing, or 0, counts nothing and always stays.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self

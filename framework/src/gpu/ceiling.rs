@@ -39,6 +39,12 @@ impl Ceilings {
         self.0.iter().find(|ceiling| ceiling.key == key).map(|ceiling| ceiling.size)
     }
 
+    /// Whether a batch of this size is full under the ceiling of its shape, if there is one.
+    pub(crate) fn is_reached(&self, key: u64, size: usize) -> Option<bool> {
+        let known = self.position(key)?;
+        Some(self.0[known].is_reached_by(size))
+    }
+
     /// The lowest of them.
     pub(crate) fn lowest(&self) -> Option<usize> {
         self.0.iter().map(|ceiling| ceiling.size).min()

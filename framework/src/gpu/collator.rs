@@ -1,9 +1,10 @@
 //! A thread beside the device thread that prepares a model's next batch while one runs.
 //!
-//! It holds at most one batch. A panic in the model's `collate` is fenced and becomes that batch's failure.
+//! It holds at most one batch, and can be asked for it with a bound on the wait. A panic in the model's `collate` is fenced and becomes that batch's failure.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use super::batcher::Batch;
 use crate::error::{Context, Error, Result};
@@ -55,6 +56,18 @@ impl<M: Model> Collator<M> {
     pub(crate) fn finish(&mut self) -> Result<Prepared<M>> {
         self.holds = false;
         self.from.recv().map_err(|_| ended())
+    }
+
+    /// The batch that was begun, if it is prepared in time; or else the collator goes on and still holds it.
+    pub(crate) fn finish_within(&mut self, bound: Duration) -> Result<Option<Prepared<M>>> {
+        match self.from.recv_timeout(bound) {
+            Ok(prepared) => {
+                self.holds = false;
+                Ok(Some(prepared))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(ended()),
+        }
     }
 }
 

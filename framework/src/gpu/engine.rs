@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::batcher::{Batch, Batcher, Measure, Next, Request};
 use super::batching::Batching;
 use super::collator::Collator;
+use super::memory::away_for;
 use super::{Answers, Call, ModelInbox, Waiter};
 use crate::error::{Error, Fault, Result};
 use crate::model::{Admit, Model};
@@ -80,6 +81,8 @@ impl<M: Model> Plan<M> {
             received: Vec::new(),
             held: Vec::new(),
             guilty: Vec::new(),
+            load_took: Duration::ZERO,
+            away_until: None,
             plan: self,
         }))
     }
@@ -137,6 +140,9 @@ struct ModelEngine<M: Model> {
     held: Vec<ModelRequest<M>>,
     /// Jobs whose items panicked alone, since an item last passed.
     guilty: Vec<String>,
+    load_took: Duration,
+    /// Until when it is not loaded again, where the model has put off whatever waits and nothing has come since.
+    away_until: Option<Instant>,
 }
 
 impl<M: Model> Engine for ModelEngine<M> {
@@ -145,6 +151,9 @@ impl<M: Model> Engine for ModelEngine<M> {
         held.into_iter().try_for_each(|request| self.admit(request))?;
         let mut received = std::mem::take(&mut self.received);
         self.plan.inbox.drain(&mut received);
+        if !received.is_empty() {
+            self.away_until = None;
+        }
         received.drain(..).try_for_each(|(call, arrived)| {
             let request = call.into_request(arrived, self.plan.inbox.place());
             self.admit(request)
@@ -158,15 +167,12 @@ impl<M: Model> Engine for ModelEngine<M> {
             return Next::Run;
         }
         if self.model.is_none() {
-            self.batcher.drop_gone(&Waiter::is_gone);
-            // It is loaded before anything is worth waiting for.
-            let idle = self.batcher.waiting() == 0 && self.held.is_empty();
-            return if idle { Next::Empty } else { Next::Run };
+            return self.next_while_away(now);
         }
-        match self.batcher.next(now) {
-            Next::Empty if !self.held.is_empty() => Next::Ask(now + ASK_AGAIN),
-            next => next,
-        }
+        let next = self.batcher.next(now);
+        let puts_off = next == Next::Empty && !self.held.is_empty();
+        self.away_until = puts_off.then(|| now + away_for(self.load_took));
+        if puts_off { Next::Ask(now + ASK_AGAIN) } else { next }
     }
 
     fn run(&mut self, ahead: bool) -> Result<Duration> {
@@ -184,12 +190,16 @@ impl<M: Model> Engine for ModelEngine<M> {
     }
 
     fn load(&mut self) -> Result<()> {
+        let begun = Instant::now();
         self.model = Some(self.plan.fresh_model()?);
+        self.load_took = begun.elapsed();
+        self.plan.forecast.loads_first(Duration::ZERO);
         Ok(())
     }
 
     fn unload(&mut self) -> Result<()> {
         let model = self.model.take();
+        self.plan.forecast.loads_first(self.load_took);
         drop_fenced(model, self.plan.name)
     }
 
@@ -216,6 +226,19 @@ impl<M: Model> Drop for ModelEngine<M> {
 }
 
 impl<M: Model> ModelEngine<M> {
+    /// It is loaded before anything is worth waiting for.
+    fn next_while_away(&mut self, now: Instant) -> Next {
+        self.batcher.drop_gone(&Waiter::is_gone);
+        if self.batcher.waiting() == 0 && self.held.is_empty() {
+            return Next::Empty;
+        }
+        match self.away_until {
+            // Asked sooner than that, it sees who has gone meanwhile.
+            Some(until) if now < until => Next::Ask(now + ASK_AGAIN),
+            _ => Next::Run,
+        }
+    }
+
     fn admit(&mut self, request: ModelRequest<M>) -> Result<()> {
         if request.reply.is_gone() {
             return Ok(());

@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// For how many times its load time a model works before it goes for another: loading takes at most a fifth of a
-/// device's time, however many models take turns on it.
-const WORTH_ITS_LOADING: u32 = 4;
+/// For how many times its own load time and that of the other together a model works before it goes for another. As
+/// long as whoever goes has work, loading takes at most a fifth of a device's time; who has none goes at once, and
+/// each of its jobs may cost a load.
+const WORTH_THE_LOADING: u32 = 4;
+/// How long a model that puts off all its work stays away, in load times, and at least.
+const LOADS_AWAY: u32 = 8;
+const LEAST_AWAY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Memory {
     budget: u64,
@@ -80,9 +84,10 @@ impl Memory {
     /// How there is room for a model that is not there and has work. Whoever was used longest ago goes first, and those with
     /// something in hand after all others.
     pub(crate) fn room(&self, wanted: usize, doing: &[Doing]) -> Room {
+        let coming = self.models[wanted].load_took;
         let may_go = |&other: &usize| {
             let kept = &self.models[other];
-            kept.there && kept.bytes > 0 && !kept.keeps_its_place(doing[other].works)
+            kept.there && kept.bytes > 0 && !kept.keeps_its_place(doing[other].works, coming)
         };
         let mut others: Vec<usize> = (0..self.models.len()).filter(may_go).collect();
         others.sort_by_key(|&other| (doing[other].in_hand, self.models[other].last_use));
@@ -132,11 +137,19 @@ impl Memory {
 }
 
 impl Kept {
-    /// The one rule against loading two models for ever in turns: who has work keeps its place until it was worth the
-    /// loading.
-    fn keeps_its_place(&self, works: bool) -> bool {
-        works && self.used < self.load_took.saturating_mul(WORTH_ITS_LOADING)
+    /// The rule against loading two models for ever in turns: who has work keeps its place until that was worth both
+    /// its own loading and that of the one that is `coming`. By its own alone, one with a short load would go soon for
+    /// one with a long load, again and again.
+    fn keeps_its_place(&self, works: bool, coming: Duration) -> bool {
+        let loading = self.load_took.saturating_add(coming);
+        works && self.used < loading.saturating_mul(WORTH_THE_LOADING)
     }
+}
+
+/// How long a model stays away whose only work is what it has put off itself, so that two of them do not load one
+/// another's places for ever, with nothing done.
+pub(crate) fn away_for(load_took: Duration) -> Duration {
+    load_took.saturating_mul(LOADS_AWAY).max(LEAST_AWAY)
 }
 
 /// Refuses a model that would not be let on its device alone.

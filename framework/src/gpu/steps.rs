@@ -1,7 +1,8 @@
 //! One stepper on the device thread: states join and leave between steps, and what is due is copied to be saved.
 //!
 //! It owns the states. Each turn it looks who has gone, lets in who waits, advances a group of states by one step, and
-//! answers those that are done. It never waits for a save: snapshots go to [`Saves`], and come to nothing here. A step
+//! answers those that are done. Whoever is told to stop while it waits is answered in the next turn of any model,
+//! whether the stepper is there or not. It never waits for a save: snapshots go to [`Saves`], and come to nothing here. A step
 //! that fails takes the jobs of its group with it, since nobody knows how far their states got; each of them is stepped
 //! alone when it comes back, for as many steps as it had made, so that one bad state fails alone.
 
@@ -15,6 +16,7 @@ use tracing::{debug_span, warn};
 use super::batcher::{Next, Request};
 use super::engine::{Engine, Loader, drop_fenced};
 use super::inbox::Inbox;
+use super::memory::away_for;
 use super::{Answers, Call, Gpu, Waiter};
 use crate::checkpoint::saver::Saves;
 use crate::checkpoint::{Saved, Snapshot, Workplace};
@@ -76,6 +78,8 @@ impl<S: Stepper> Plan<S> {
             guilty: Vec::new(),
             turn: 0,
             ask_at: None,
+            puts_off: false,
+            load_took: Duration::ZERO,
             plan: self,
         }))
     }
@@ -108,8 +112,11 @@ struct Steps<S: Stepper> {
     guilty: Vec<String>,
     /// Which group was stepped last.
     turn: usize,
-    /// When those who were put off are asked for again, if nobody is seated.
+    /// When those who wait are asked for again, if nobody is seated and nobody has come since.
     ask_at: Option<Instant>,
+    /// It is the stepper that has put them off.
+    puts_off: bool,
+    load_took: Duration,
 }
 
 /// A job and its state.
@@ -136,12 +143,13 @@ impl<S: Stepper> Engine for Steps<S> {
         let mut received = std::mem::take(&mut self.received);
         self.plan.inbox.drain(&mut received);
         let requests = received.drain(..).map(|(call, arrived)| call.into_request(arrived, self.plan.inbox.place()));
+        let waited = self.waiting.len();
         self.waiting.extend(requests);
         self.received = received;
-        if self.stepper.is_none() {
-            // It is not loaded for callers who have gone.
-            self.waiting.retain(|request| !request.reply.is_alone());
+        if self.waiting.len() > waited {
+            self.ask_at = None;
         }
+        self.let_go_of_waiting();
         Ok(())
     }
 
@@ -150,8 +158,8 @@ impl<S: Stepper> Engine for Steps<S> {
             return Next::Empty;
         }
         match self.ask_at {
-            // Nobody is seated, and those who wait were put off.
-            Some(at) if self.seated.is_empty() && now < at => Next::Ask(at),
+            // Asked sooner than that, it sees who is told to stop meanwhile.
+            Some(at) if self.seated.is_empty() && now < at => Next::Ask(at.min(now + ASK_AGAIN)),
             _ => Next::Run,
         }
     }
@@ -164,6 +172,7 @@ impl<S: Stepper> Engine for Steps<S> {
         }
         let group = self.next_group();
         self.ask_at = group.is_empty().then(|| Instant::now() + ASK_AGAIN);
+        self.puts_off = ahead;
         if group.is_empty() {
             return Ok(begun.elapsed());
         }
@@ -177,12 +186,16 @@ impl<S: Stepper> Engine for Steps<S> {
     }
 
     fn load(&mut self) -> Result<()> {
+        let begun = Instant::now();
         self.stepper = Some(self.plan.fresh()?);
+        self.load_took = begun.elapsed();
+        self.ask_at = None;
         Ok(())
     }
 
     fn unload(&mut self) -> Result<()> {
         let stepper = self.stepper.take();
+        self.ask_at = self.ask_at.filter(|_| self.puts_off).map(|at| at + away_for(self.load_took));
         drop_fenced(stepper, self.plan.name)
     }
 
@@ -211,9 +224,22 @@ impl<S: Stepper> Drop for Steps<S> {
 }
 
 impl<S: Stepper> Steps<S> {
-    /// Those whose callers have gone, who are told to stop, and who must not go on here, leave.
+    /// Those who wait leave when their callers have gone, or when they are told to stop: they have made no step here.
+    fn let_go_of_waiting(&mut self) {
+        if !self.waiting.iter().any(|request| request.reply.is_gone()) {
+            return;
+        }
+        for request in std::mem::take(&mut self.waiting) {
+            if !request.reply.is_gone() {
+                self.waiting.push_back(request);
+            } else if !request.reply.is_alone() {
+                request.reply.done(smallvec![Ending::Left(0)], Instant::now(), &self.plan.answers);
+            }
+        }
+    }
+
+    /// Those who are seated leave when their callers have gone, when they are told to stop, or must not go on here.
     fn let_go(&mut self) -> Result<()> {
-        self.waiting.retain(|request| !request.reply.is_alone());
         let mut index = 0;
         while let Some(seated) = self.seated.get(index) {
             if seated.waiter.is_alone() {

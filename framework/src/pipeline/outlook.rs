@@ -1,8 +1,9 @@
 //! When new work would be done, so that a source can refuse at once what would come too late.
 //!
 //! By the bottleneck of the pipeline: a job that comes behind others waits for the slowest stage to be done with them,
-//! and takes each stage's own time besides. Devices tell their batches; of other stages a sample of their times is
-//! kept. It promises no more than that.
+//! and takes each stage's own time besides. Devices tell their batches, and that a model is to be loaded first; of
+//! other stages a sample of their times is kept. It promises no more than that: how long other models keep a device it
+//! does not know.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,15 +91,16 @@ impl Pace {
 }
 
 /// What one model's engine knows of its own future.
-pub(crate) struct Forecast {
-    items: usize,
-    state: Mutex<State>,
-}
+pub(crate) struct Forecast(Mutex<State>);
 
 #[derive(Clone, Copy)]
 struct State {
-    /// How long a batch takes, smoothed.
+    /// How long a batch takes that does not fail, smoothed.
     batch: Duration,
+    /// How many items a full batch holds, smoothed: fewer than are allowed where the device has no memory for those.
+    items: f64,
+    /// How long the model takes to be loaded, while it is not there.
+    load: Duration,
     /// How many items a job has, smoothed; 0 before the first.
     items_per_job: f64,
     busy_until: Option<Instant>,
@@ -106,8 +108,13 @@ struct State {
 
 impl Forecast {
     fn new(items: usize) -> Self {
-        let state = State { batch: Duration::ZERO, items_per_job: 0.0, busy_until: None };
-        Forecast { items: items.max(1), state: Mutex::new(state) }
+        Forecast(Mutex::new(State {
+            batch: Duration::ZERO,
+            items: items.max(1) as f64,
+            load: Duration::ZERO,
+            items_per_job: 0.0,
+            busy_until: None,
+        }))
     }
 
     /// A batch starts; since the last, `jobs` jobs with `items` items have come.
@@ -121,6 +128,7 @@ impl Forecast {
         }
     }
 
+    /// A batch has passed.
     pub(crate) fn batch_ended(&self, took: Duration) {
         let mut state = self.lock();
         state.batch = match state.batch {
@@ -130,15 +138,36 @@ impl Forecast {
         state.busy_until = None;
     }
 
+    /// A batch has failed: how soon it did says nothing of the next.
+    pub(crate) fn batch_failed(&self) {
+        self.lock().busy_until = None;
+    }
+
+    /// That a full batch holds so many items. What they take is smoothed as much, so both change together.
+    pub(crate) fn full_batch(&self, items: usize) {
+        let mut state = self.lock();
+        state.items += (items.max(1) as f64 - state.items) * NEWEST;
+    }
+
+    /// How long the model takes to be loaded before its next batch: zero while it is there.
+    pub(crate) fn loads_first(&self, took: Duration) {
+        self.lock().load = took;
+    }
+
+    /// How much longer the batch on the device should take.
+    pub(crate) fn busy_for(&self, now: Instant) -> Duration {
+        self.lock().busy_until.map_or(Duration::ZERO, |end| end.saturating_duration_since(now))
+    }
+
     fn times(&self, ahead: usize, now: Instant) -> (Duration, Duration) {
+        let running = self.busy_for(now);
         let state = *self.lock();
-        let running = state.busy_until.map_or(Duration::ZERO, |end| end.saturating_duration_since(now));
-        let batches = (ahead as f64 * state.items_per_job.max(1.0) / self.items as f64) as u32;
-        (state.batch, running.saturating_add(state.batch.saturating_mul(batches)))
+        let batches = (ahead as f64 * state.items_per_job.max(1.0) / state.items) as u32;
+        (state.batch.saturating_add(state.load), running.saturating_add(state.batch.saturating_mul(batches)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,6 +195,43 @@ mod tests {
         forecast.batch_started(Instant::now(), 0, 0);
         let seconds = seconds_behind(&outlook, 0);
         assert!((seconds - 20.0).abs() < 0.1, "the running batch, and its own: {seconds}");
+    }
+
+    #[test]
+    fn a_batch_that_failed_teaches_nothing() {
+        let outlook = Outlook::default();
+        let forecast = outlook.add_device(8);
+        forecast.batch_started(Instant::now(), 1, 1);
+        forecast.batch_ended(Duration::from_secs(10));
+        forecast.batch_started(Instant::now(), 0, 0);
+        forecast.batch_failed();
+        let seconds = seconds_behind(&outlook, 0);
+        assert!((seconds - 10.0).abs() < 0.1, "no batch runs, and the next takes as long as before: {seconds}");
+    }
+
+    #[test]
+    fn a_device_without_memory_for_full_batches_is_waited_for_by_those_that_it_runs() {
+        let outlook = Outlook::default();
+        let forecast = outlook.add_device(8);
+        forecast.batch_started(Instant::now(), 1, 1);
+        forecast.batch_ended(Duration::from_secs(10));
+        (0..100).for_each(|_| forecast.full_batch(1));
+        let seconds = seconds_behind(&outlook, 80);
+        assert!((seconds - 810.0).abs() < 10.1, "batches of one: {seconds}");
+        (0..100).for_each(|_| forecast.full_batch(8));
+        let seconds = seconds_behind(&outlook, 80);
+        assert!((seconds - 110.0).abs() < 10.1, "there is memory again: {seconds}");
+    }
+
+    #[test]
+    fn a_model_that_is_away_is_loaded_first() {
+        let outlook = Outlook::default();
+        let forecast = outlook.add_device(8);
+        forecast.loads_first(Duration::from_secs(7));
+        let seconds = seconds_behind(&outlook, 100);
+        assert!((seconds - 7.0).abs() < 0.1, "{seconds}");
+        forecast.loads_first(Duration::ZERO);
+        assert!(seconds_behind(&outlook, 100) < 0.1);
     }
 
     #[test]

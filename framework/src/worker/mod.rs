@@ -207,7 +207,9 @@ impl Worker {
     /// Models are loaded in the order in which the pipelines describe them, and all stay that have room. Each of the others
     /// is loaded and warmed up once before them, so that a broken one shows at the start, and then again when it has work
     /// and its turn comes: for it go those that ran longest ago, have no batch in hand, and have no work or have used the
-    /// device for four times as long as their loading took. A worker does not start with a model that would not fit alone.
+    /// device for four times as long as their loading and its own took. One that takes none of its work for now
+    /// ([`Admit::Later`](crate::Admit::Later)) is loaded again only after eight times its load time, at least 1 s, or when
+    /// something new comes. A worker does not start with a model that would not fit alone.
     pub fn device_memory(self, bytes: u64) -> Self {
         self.set(move |config| config.device_memory = Some(bytes.max(1)))
     }

@@ -3,6 +3,7 @@
 //! All models here note what they are told. Whatever happens, every call is answered exactly once.
 
 mod ahead;
+mod away;
 mod memory;
 
 use std::sync::{Arc, Mutex};
@@ -43,6 +44,8 @@ struct Driven<M: Model> {
     engine: Box<dyn Engine>,
     gpu: Arc<Gpu<M::Input, M::Output>>,
     answers: Vec<BoxFuture<'static, Result<Vec<M::Output>>>>,
+    outlook: Outlook,
+    forecast: Arc<Forecast>,
     runtime: Runtime,
 }
 
@@ -53,11 +56,13 @@ impl<M: Model> Driven<M> {
         let runtime = Builder::new_current_thread().build().unwrap();
         let meter = StageMeter::new("driven");
         let inbox = Arc::new(Inbox::new(PLACES, meter.clone(), Arc::default()));
+        let outlook = Outlook::default();
+        let forecast = outlook.add_device(batching.items);
         let plan = Plan {
             name: "driven",
             load: Arc::new(load),
             inbox: inbox.clone(),
-            forecast: Outlook::default().add_device(batching.items),
+            forecast: forecast.clone(),
             batching,
             meter,
             answers: Replies::start(runtime.handle()),
@@ -65,7 +70,7 @@ impl<M: Model> Driven<M> {
         let mut engine = plan.engine().unwrap();
         engine.load().unwrap();
         let gpu = Arc::new(Gpu { name: "driven", inbox });
-        Driven { engine, gpu, answers: Vec::new(), runtime }
+        Driven { engine, gpu, answers: Vec::new(), outlook, forecast, runtime }
     }
 
     /// A job of one item for each.
@@ -83,6 +88,17 @@ impl<M: Model> Driven<M> {
         // Asked once, it has handed its items over.
         assert!((&mut answer).now_or_never().is_none());
         self.answers.push(answer);
+    }
+
+    /// What it says it would do then, having taken in what has come.
+    fn next(&mut self, now: Instant) -> Next {
+        self.engine.receive().unwrap();
+        self.engine.next(now)
+    }
+
+    /// How long a job would take that comes behind so many.
+    fn seconds_behind(&self, ahead: usize) -> f64 {
+        self.outlook.finish_behind(ahead).saturating_duration_since(Instant::now()).as_secs_f64()
     }
 
     /// One turn, as the device thread gives it. False if there was nothing to run.

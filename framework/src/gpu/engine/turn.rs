@@ -17,6 +17,9 @@ use crate::job::{AtWork, Job};
 use crate::model::{Collated, Launched, Model};
 use crate::pool::panic::{Failure, fence};
 
+/// How long the next batch's preparation is waited for at least, however soon the one on the device should be done.
+const LEAST_WAIT: Duration = Duration::from_millis(2);
+
 /// A batch from when it is begun until its outputs are there.
 pub(super) struct Flight<M: Model> {
     pub(super) batch: Batch<M::Input>,
@@ -136,7 +139,7 @@ impl<M: Model> ModelEngine<M> {
         let ended = Instant::now();
         let took = ended - started;
         self.batcher.ended(ended);
-        self.plan.forecast.batch_ended(took);
+        self.teach(&batch.inputs, outputs.is_ok(), took);
         self.batches.ran(batch.inputs.len(), batch.fill, took);
         self.started(ended);
         match outputs {
@@ -146,6 +149,18 @@ impl<M: Model> ModelEngine<M> {
                 Ok(())
             }
             Err(failure) => self.recover(batch, failure, shared),
+        }
+    }
+
+    /// Tells the forecast what this batch says of those to come.
+    fn teach(&self, inputs: &[M::Input], passed: bool, took: Duration) {
+        let forecast = &self.plan.forecast;
+        if !passed {
+            return forecast.batch_failed();
+        }
+        forecast.batch_ended(took);
+        if let Some(items) = self.batcher.held_when_full(inputs) {
+            forecast.full_batch(items);
         }
     }
 
@@ -203,13 +218,20 @@ impl<M: Model> ModelEngine<M> {
         }
     }
 
-    /// A batch that is to run again; or the one that was prepared while the last one ran; or else a new one.
+    /// A batch that is to run again; or the one that was prepared while the last one ran, if it is; or else a new one.
     fn take_batch(&mut self) -> Result<Option<Prepared<M>>> {
         if self.again.is_empty()
             && let Some(collator) = &mut self.collator
             && collator.holds()
         {
-            let prepared = collator.finish()?;
+            // Behind a batch on the device it is waited for until that should be done, and its outputs want to be fetched.
+            let prepared = match self.flights.is_empty() {
+                true => Some(collator.finish()?),
+                false => collator.finish_within(self.plan.forecast.busy_for(Instant::now()).max(LEAST_WAIT))?,
+            };
+            let Some(prepared) = prepared else {
+                return Ok(None);
+            };
             if self.batcher.allows(&prepared.0.inputs) {
                 return Ok(Some(prepared));
             }

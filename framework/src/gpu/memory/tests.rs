@@ -27,7 +27,7 @@ struct Fake {
 
 impl Fake {
     fn new(bytes: u64) -> Self {
-        Fake { bytes, load: ms(10), batch: ms(10), share: 1, ahead: 0 }
+        Fake { bytes, load: ms(5), batch: ms(10), share: 1, ahead: 0 }
     }
 }
 
@@ -171,14 +171,35 @@ fn two_that_do_not_fit_together_take_turns_that_are_worth_the_loading() {
 }
 
 #[test]
-fn a_slow_load_is_worth_more_turns_and_takes_nobodys_share() {
+fn a_slow_load_is_worth_more_turns_of_both() {
     let slow = Fake { load: ms(50), ..Fake::new(6) };
     let mut device = Device::start(10, vec![Fake::new(6), slow]);
     device.told();
     (0..2).for_each(|index| device.give(index, 1000));
-    // Both have used the device for as long after each round; the first, when they are even.
-    let expected = ["run 0 x4", "drop 0", "load 1", "run 1 x20", "drop 1", "load 0", "run 0 x17"];
-    assert_eq!(device.turns(4 + 1 + 20 + 1 + 17), expected);
+    // Four times 55 ms, whichever goes.
+    let expected = ["run 0 x22", "drop 0", "load 1", "run 1 x22", "drop 1", "load 0", "run 0 x22", "drop 0", "load 1"];
+    assert_eq!(device.turns(3 * 22 + 3), expected);
+}
+
+#[test]
+fn a_busy_model_with_a_short_load_does_not_go_soon_for_each_job_of_one_with_a_long_load() {
+    let slow = Fake { load: ms(1000), ..Fake::new(6) };
+    let mut device = Device::start(10, vec![Fake::new(6), slow]);
+    device.told();
+    device.give(0, 10_000);
+    for _ in 0..3 {
+        device.give(1, 1);
+        // Four times 1005 ms; who has no more work goes at once.
+        let expected = ["run 0 x402", "drop 0", "load 1", "run 1", "drop 1", "load 0"];
+        assert_eq!(device.turns(402 + 3), expected);
+    }
+}
+
+#[test]
+fn who_puts_off_all_its_work_stays_away_for_eight_loads_and_at_least_a_second() {
+    assert_eq!(away_for(ms(10)), ms(1000));
+    assert_eq!(away_for(ms(10_000)), ms(80_000));
+    assert_eq!(away_for(Duration::MAX), Duration::MAX);
 }
 
 #[test]
@@ -281,7 +302,9 @@ fn fakes() -> impl Strategy<Value = Vec<Fake>> {
 /// Nobody with work waits for longer. A model runs on while it is worth its loading and finishes what it has in hand;
 /// by as much it may be ahead of its share, and each of the others then catches up before its turn comes again.
 fn longest_wait(fakes: &[Fake]) -> Duration {
-    let hold = |fake: &Fake| fake.load * (WORTH_ITS_LOADING + 1) + fake.batch * (fake.ahead as u32 + 2);
+    let slowest = fakes.iter().map(|fake| fake.load).max().unwrap_or_default();
+    let worth = |fake: &Fake| (fake.load + slowest) * WORTH_THE_LOADING;
+    let hold = |fake: &Fake| fake.load + worth(fake) + fake.batch * (fake.ahead as u32 + 2);
     let longest = fakes.iter().map(hold).max().unwrap_or_default();
     longest * MOST_SHARE * 2 * fakes.len() as u32
 }
@@ -327,7 +350,7 @@ proptest! {
         }
         // What is not yet paid back is at most what each was loaded with last.
         let owed = ms(LONGEST_LOAD) * count as u32;
-        prop_assert!(loading <= (device.now - begun) / (WORTH_ITS_LOADING + 1) + owed, "{loading:?}");
+        prop_assert!(loading <= (device.now - begun) / (WORTH_THE_LOADING + 1) + owed, "{loading:?}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! States on the device thread: who joins, who leaves, who fails, and what is left behind.
 
+mod away;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
@@ -126,7 +128,10 @@ async fn jobs_join_and_leave_between_steps() {
     let book = Arc::default();
     let running = running(Stepping::jobs(2), &book).await;
     let open = gated(&book);
-    let calls: Vec<Called> = [3, 10, 5].map(|end| call(&running, &Job::new(end.to_string()), end)).into();
+    let jobs = [3, 10, 5].map(|end: u32| Job::new(end.to_string()));
+    let calls: Vec<Called> = jobs.iter().zip([3, 10, 5]).map(|(job, end)| call(&running, job, end)).collect();
+    // No step ends before there are two to join.
+    until("both seats are taken", || jobs.iter().filter(|job| job.stage() == "count").count() == 2).await;
     for _ in 0..100 {
         open.send(()).unwrap();
     }

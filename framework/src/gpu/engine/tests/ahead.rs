@@ -3,6 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use std::sync::mpsc::{self, Receiver, Sender};
+
 use super::*;
 use crate::error::OutOfMemory;
 use crate::model::{Collated, Launched};
@@ -354,6 +356,8 @@ fn a_launching_model_may_collate() {
     let log = Log::default();
     let to = log.clone();
     let mut driven = Driven::new(Batching::items(2), move || Ok(Both(to.clone())));
+    // As far as is known there is time enough to collate, however slow this machine is.
+    driven.forecast.batch_ended(Duration::from_secs(600));
     driven.call_each(0..8);
     driven.run_dry();
     let expected = [
@@ -368,6 +372,59 @@ fn a_launching_model_may_collate() {
     ];
     assert_eq!(log.take(), expected);
     assert!(driven.answers().into_iter().enumerate().all(|(n, answer)| answer.unwrap() == [n as u32]));
+}
+
+/// Prepares an item with a gate when that is opened, or fails; and opens it when a batch is fetched.
+struct Gated {
+    log: Log,
+    fetched: Sender<()>,
+}
+
+type GatedItem = (u32, Option<Arc<Mutex<Receiver<()>>>>);
+
+impl Model for Gated {
+    type Input = GatedItem;
+    type Output = u32;
+    const COLLATES: bool = true;
+    const LAUNCHES: bool = true;
+
+    fn infer(&mut self, _: &[GatedItem]) -> Result<Vec<u32>> {
+        unreachable!("nothing fails")
+    }
+
+    fn collate(items: &[GatedItem]) -> Result<Collated> {
+        for gate in items.iter().filter_map(|(_, gate)| gate.as_ref()) {
+            gate.lock().unwrap().recv_timeout(Duration::from_secs(20))?;
+        }
+        Ok(Collated::nothing())
+    }
+
+    fn launch(&mut self, items: &[GatedItem], _: Collated) -> Result<Launched> {
+        self.log.add(format!("launch {}", items[0].0));
+        Ok(Launched::new(()))
+    }
+
+    fn finish(&mut self, items: &[GatedItem], _: Launched) -> Result<Vec<u32>> {
+        self.log.add(format!("finish {}", items[0].0));
+        self.fetched.send(()).unwrap();
+        Ok(items.iter().map(|(number, _)| *number).collect())
+    }
+}
+
+#[test]
+fn a_batch_on_the_device_is_fetched_before_the_next_is_long_prepared() {
+    let log = Log::default();
+    let to = log.clone();
+    let (fetched, gate) = mpsc::channel();
+    let gate = Arc::new(Mutex::new(gate));
+    let mut driven = Driven::new(Batching::items(1), move || Ok(Gated { log: to.clone(), fetched: fetched.clone() }));
+    driven.call_each([(0, None), (1, Some(gate))]);
+    assert!(driven.turn(true).unwrap());
+    assert_eq!(log.take(), ["launch 0", "finish 0"]);
+    assert!(driven.engine.in_hand(), "it is still being prepared");
+    driven.run_dry();
+    assert_eq!(log.take(), ["launch 1", "finish 1"]);
+    assert!(driven.answers().into_iter().all(|answer| answer.is_ok()));
 }
 
 proptest! {

@@ -153,6 +153,22 @@ fn a_batch_at_the_ceiling_is_full_and_does_not_linger() {
 }
 
 #[test]
+fn the_forecast_learns_nothing_of_a_batch_that_failed_and_counts_by_batches_under_the_ceiling() {
+    let mut bench = bench(Batching::items(8), 4, <[Item]>::len);
+    bench.driven.forecast.batch_ended(Duration::from_secs(1000));
+    bench.driven.call_each(items(8));
+    assert!(bench.driven.turn(true).unwrap());
+    let seconds = bench.driven.seconds_behind(0);
+    assert!((999.0..=1000.0).contains(&seconds), "it failed at once, and that is not how long batches take: {seconds}");
+    bench.driven.call_each((8..100).map(|n| (n, 1, 0)));
+    bench.driven.run_dry();
+    bench.driven.forecast.batch_ended(Duration::from_secs(1000));
+    let (batch, behind) = (bench.driven.seconds_behind(0), bench.driven.seconds_behind(80));
+    assert!((18.0..=21.5).contains(&(behind / batch)), "80 jobs are 20 batches of 4: {behind} of {batch}");
+    all_answered(bench.driven, 100);
+}
+
+#[test]
 fn a_ceiling_is_of_one_key() {
     let mut bench = bench(Batching::items(8), usize::MAX, |items| match items[0].2 {
         0 => usize::MAX / 2 + items.len(),
