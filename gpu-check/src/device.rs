@@ -30,7 +30,7 @@ pub fn check() -> Result<Report> {
     }
     let speed = device_speed(&device)?;
     report.figure("tflops", speed.tflops);
-    report.figure("copy_gb_s", speed.copy_gb_s);
+    report.figure("copy_gb_s", speed.copy);
     report.check("the device computes", speed.tflops > 0.0, speed.to_string(), "a matrix product and a copy");
     Ok(report)
 }

@@ -39,18 +39,19 @@ pub(in crate::bert) struct Journey {
 impl Drop for Journey {
     fn drop(&mut self) {
         let waited = match &self.arrived {
-            Some(event) => wait(|| event.synchronize()),
-            None => {
-                self.streams.iter().map(|stream| wait(|| stream.synchronize())).fold(Ok(()), |all, one| all.and(one))
-            }
+            Some(event) => vec![wait(|| event.synchronize())],
+            None => self.streams.iter().map(|stream| wait(|| stream.synchronize())).collect(),
         };
         // Told to whoever uses the card next.
-        self.streams[0].context().record_err(waited);
+        let context = self.streams[0].context();
+        waited.into_iter().for_each(|waited| context.record_err(waited));
     }
 }
 
+type Waited = std::result::Result<(), DriverError>;
+
 /// Waits for the card. Before it does, cudarc hands out what an earlier drop has left, and then it has to be asked again.
-fn wait(ask: impl Fn() -> Result<(), DriverError>) -> Result<(), DriverError> {
+fn wait(ask: impl Fn() -> Waited) -> Waited {
     ask().or_else(|left| ask().and(Err(left)))
 }
 
