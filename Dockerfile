@@ -41,9 +41,10 @@ ARG FEATURES=
 COPY --from=skeleton /project .
 RUN --mount=type=cache,target=/usr/local/cargo/registry scripts/image-program
 COPY . .
-# What has come is older than what was built of the skeleton, and cargo goes by that.
+# What has come is older than what was built of the skeleton, and cargo goes by that. What dependencies have generated in
+# target/ must stay as old as it is.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    find . -name "*.rs" -exec touch {} + && scripts/image-program >/built && cp "$(tail -n 1 /built)" /worker
+    find . -name "*.rs" ! -path "./target/*" -exec touch {} + && scripts/image-program >/built && cp "$(tail -n 1 /built)" /worker
 
 FROM scratch AS program-built
 COPY --from=compiled /worker /usr/local/bin/worker
