@@ -213,7 +213,10 @@ def guide_faults(guide, variables):
     text = guide.read_text()
     metrics = set(re.findall(r'"(forebay_\w+)"', pathlib.Path("framework/src/telemetry.rs").read_text()))
     faults = [f"{name}: no variable of a worker" for name in set(re.findall(r"\bFOREBAY_\w*[A-Z]\b", text)) - variables]
-    faults += [f"{name}: no metric of a worker" for name in set(re.findall(r"\bforebay_\w+", text)) - metrics]
+    # What ends with a star stands for all that begin so.
+    for name in set(re.findall(r"\bforebay_\w+\*?", text)) - metrics:
+        if not (name.endswith("*") and any(metric.startswith(name[:-1]) for metric in metrics)):
+            faults.append(f"{name}: no metric of a worker")
     faults += [f"{path}: no probe of a worker" for path in set(re.findall(r"/health/\w+", text)) - PROBES]
     return [f"{guide}: {fault}" for fault in sorted(faults)]
 
