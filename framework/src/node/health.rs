@@ -35,7 +35,8 @@ fn watch() {
         Err(why) => return info!(reason = %why, "no metrics of cards"),
     };
     let (mut nvidia, mut shown) = (Nvidia::new(nvml).with_xids(), Shown::default());
-    // It is never closed: that would be while the process ends, beside the library's own end.
+    // It is never closed: that would be while the process ends, beside the library's own end. The loop ends with the
+    // process too: nobody waits for this thread.
     loop {
         shown.show(nvidia.look());
         std::thread::sleep(EVERY);

@@ -309,7 +309,7 @@ fn the_device_is_busy_while_one_is_ahead_and_no_moment_is_told_twice() {
         driven.engine.receive().unwrap();
         told += driven.engine.run(true).unwrap();
         assert_eq!(driven.engine.is_launched(), turn < 2);
-        std::thread::sleep(between_turns);
+        std::thread::sleep(between_turns); // time that is to be told, and told once
     }
     // Twice one was ahead between the turns, and after the third turn none.
     let whole = begun.elapsed();
