@@ -52,6 +52,17 @@ impl Suspicion {
             self.guilty.push(job.id().to_owned());
         }
     }
+
+    /// Two jobs alone, and no step that passed between them: the stepper of the stage is to blame.
+    fn check(&self, stage: &str) -> Result<()> {
+        if self.guilty.len() < 2 {
+            return Ok(());
+        }
+        Err(Error::fatal(format_args!(
+            "the stepper of stage `{stage}` panicked on {} jobs in a row, each alone and freshly loaded",
+            self.guilty.len()
+        )))
+    }
 }
 
 impl<S: Stepper> Steps<S> {
@@ -89,14 +100,7 @@ impl<S: Stepper> Steps<S> {
             seated.waiter.fail(why, &self.plan.answers);
         }
         survived?;
-        if self.suspicion.guilty.len() < 2 {
-            return Ok(());
-        }
-        let name = self.plan.name;
-        Err(Error::fatal(format_args!(
-            "the stepper of stage `{name}` panicked on {} jobs in a row, each alone and freshly loaded",
-            self.suspicion.guilty.len()
-        )))
+        self.suspicion.check(self.plan.name)
     }
 
     /// Fails one job with what went wrong with it alone.
@@ -107,7 +111,8 @@ impl<S: Stepper> Steps<S> {
         let survived = self.survive(failure);
         let why = survived.as_ref().unwrap_or_else(|fatal| fatal);
         waiter.fail(why.clone(), &self.plan.answers);
-        survived.map(drop)
+        survived?;
+        self.suspicion.check(self.plan.name)
     }
 
     /// The error of a failure that is not fatal. After a panic there is a new stepper, and states that the old one has
