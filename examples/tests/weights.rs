@@ -86,7 +86,9 @@ fn bucket() -> (Server, TempDir) {
     let server = Server::start_in("s3s-fs", Some(kept.path())).unwrap();
     let folder = kept.path().join(S3_BUCKET).join("minilm");
     fs::create_dir_all(&folder).unwrap();
-    FILES.iter().for_each(|file| drop(fs::copy(installed().join(file), folder.join(file)).unwrap()));
+    for file in FILES {
+        fs::copy(installed().join(file), folder.join(file)).unwrap();
+    }
     (server, kept)
 }
 
