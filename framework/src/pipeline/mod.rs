@@ -6,6 +6,7 @@
 mod budget;
 mod options;
 pub(crate) mod outlook;
+mod reply;
 mod stage;
 mod start;
 mod steps;
@@ -26,7 +27,8 @@ use crate::stepper::Stepper;
 
 pub(crate) use budget::Budget;
 pub(crate) use options::apply as apply_options;
-pub(crate) use stage::{End, Handover, Rest, Step};
+pub(crate) use reply::{Arrival, Reply, dropped};
+pub(crate) use stage::{End, Handover, Label, Next, Rest, Step};
 pub use start::Running;
 pub(crate) use start::{Pools, Starter, Walker};
 
