@@ -33,7 +33,7 @@ pub(crate) trait Rest<A>: Send + Sync {
 
     /// Takes one job from the stage of threads before, while the job's task waits for `reply`. It goes on where that is
     /// none of threads: then it has arrived.
-    fn hand_on(&self, job: Job, from: Handover<A>, reply: Reply) -> Option<Arrival> {
+    fn go_on(&self, job: Job, from: Handover<A>, reply: Reply) -> Option<Arrival> {
         Some(reply.with(Ok(self.run(job, from))))
     }
 }
@@ -54,7 +54,7 @@ impl Step {
     /// Over a stage of threads, and those right behind it.
     fn over<A>(stage: &impl Rest<A>, job: Job, from: Handover<A>) -> Self {
         let (reply, run) = Reply::new();
-        if let Some(arrival) = stage.hand_on(job, from, reply) {
+        if let Some(arrival) = stage.go_on(job, from, reply) {
             arrival.hand_out();
         }
         Step::Run(run)
@@ -122,7 +122,7 @@ impl Label {
             return None;
         }
         match self.leave(done) {
-            Ok(from) => next.hand_on(job, from, reply),
+            Ok(from) => next.go_on(job, from, reply),
             Err(why) => Some(reply.with(Err(why))),
         }
     }
@@ -204,7 +204,7 @@ impl<A: Send + 'static> Rest<A> for CpuStage<A> {
         Step::over(self, job, from)
     }
 
-    fn hand_on(&self, job: Job, from: Handover<A>, reply: Reply) -> Option<Arrival> {
+    fn go_on(&self, job: Job, from: Handover<A>, reply: Reply) -> Option<Arrival> {
         self.0.push(job, from, reply);
         None
     }
@@ -235,7 +235,7 @@ impl<M: Model> Rest<M::Input> for Arc<GpuOne<M>> {
         Step::over(self, job, from)
     }
 
-    fn hand_on(&self, job: Job, from: Handover<M::Input>, reply: Reply) -> Option<Arrival> {
+    fn go_on(&self, job: Job, from: Handover<M::Input>, reply: Reply) -> Option<Arrival> {
         let Handover { value, place, since } = from;
         let span = self.label.span_within(reply.span());
         let wants = Box::new(One { stage: self.clone(), reply });
@@ -297,7 +297,7 @@ where
         Step::over(self, job, from)
     }
 
-    fn hand_on(&self, job: Job, from: Handover<(R, Vec<M::Input>)>, reply: Reply) -> Option<Arrival> {
+    fn go_on(&self, job: Job, from: Handover<(R, Vec<M::Input>)>, reply: Reply) -> Option<Arrival> {
         let Handover { value: (rest, items), place, since } = from;
         if items.is_empty() {
             self.label.meter.enters(&job);
@@ -360,14 +360,14 @@ where
         self.next.run(job, from)
     }
 
-    fn hand_on(&self, job: Job, from: Handover<A>, reply: Reply) -> Option<Arrival> {
+    fn go_on(&self, job: Job, from: Handover<A>, reply: Reply) -> Option<Arrival> {
         // Outside of the job's task nobody else catches a panic.
         let resized = fence(|| {
             self.budget.resize(&job, (self.bytes)(&from.value));
             Ok(())
         });
         match resized {
-            Ok(()) => self.next.hand_on(job, from, reply),
+            Ok(()) => self.next.go_on(job, from, reply),
             Err(failure) => {
                 let why = failure.into_error().context(format_args!("stage `{}`", job.stage()));
                 Some(reply.with(Err(why)))
