@@ -8,7 +8,7 @@
 # | FEATURES | none | features of the examples, as in `s3,sqs` |
 # | DEVICE | cpu | `cuda` is a program that runs on cards too, with cuBLAS and cuRAND; the node's driver is 580 or newer |
 # | CUDA_ARCH | fat | the one card that it is for, as in `90`, or `fat`: all that scripts/cuda-build knows |
-# | WEIGHTS | baked | `mounted` leaves them out: `docker run -v FOLDER:/weights:ro`, or name a folder in FOREBAY_WEIGHTS |
+# | WEIGHTS | baked | `mounted` leaves them out: `docker run -v FOLDER:/weights:ro`, or `-e FOREBAY_WEIGHTS=https://HOST/FOLDER`, from where they are fetched at the start; `s3://BUCKET/FOLDER` with the feature `s3` |
 # | BINARY | built | `given` compiles nothing and takes the file `worker` of the context, as scripts/image --binary does |
 # | BUILD_BASE | rust:1-slim-bookworm | has Rust, and either g++ and pip or apt to install them |
 # | RUN_BASE | debian:bookworm-slim | has glibc and libstdc++, of no older release than BUILD_BASE; nothing is run in it |

@@ -17,7 +17,6 @@ import urllib.error
 import urllib.request
 
 PATIENCE = 120
-PROGRAM = "/usr/local/bin/worker"
 # A program for cards runs on the CPU where it is told so.
 ON_CPU = "FOREBAY_DEVICE=cpu"
 
@@ -59,8 +58,8 @@ class Buildah:
         self.container = said(*engine, "from", "--pull-never", image)
 
     def begin(self, port):
-        self.port = port
-        self.running = subprocess.Popen(self.command(PROGRAM))
+        self.port, self.program = port, self.settings()["Entrypoint"]
+        self.running = subprocess.Popen(self.command(*self.program))
         return self.running
 
     def command(self, *inside):
@@ -68,7 +67,7 @@ class Buildah:
         return [*self.engine, "run", *told, self.container, "--", *inside]
 
     def pid(self):
-        return next((pid for pid in descendants(self.running.pid) if commands(pid) == PROGRAM), None)
+        return next((pid for pid in descendants(self.running.pid) if commands(pid) == self.program[0]), None)
 
     def settings(self):
         return json.loads(said(*self.engine, "inspect", self.container))["Docker"]["config"]
@@ -136,12 +135,22 @@ def is_ready(container, url):
     return ready, now - ticks / os.sysconf("SC_CLK_TCK")
 
 
+def answered(url, ask):
+    request = urllib.request.Request(url, json.dumps(ask).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def tells_a_tone(url):
+    """Whether a new project's model, which counts words, tells a glad text from a sad one."""
+    glad, sad = (answered(f"{url}/tone", {"text": text})["tone"] for text in ("what a happy day", "what a sad day"))
+    check(glad > sad, f"a glad text has the tone {glad}, and a sad one {sad}")
+
+
 def embeds(url):
     """Whether two texts get vectors of length 1 that tell them apart."""
-    ask = json.dumps({"input": ["a cat sits on the mat", "interest rates rise"]}).encode()
-    request = urllib.request.Request(f"{url}/v1/embeddings", ask, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        vectors = [entry["embedding"] for entry in json.load(answer)["data"]]
+    answer = answered(f"{url}/v1/embeddings", {"input": ["a cat sits on the mat", "interest rates rise"]})
+    vectors = [entry["embedding"] for entry in answer["data"]]
     lengths = [sum(value * value for value in vector) ** 0.5 for vector in vectors]
     check([len(vector) for vector in vectors] == [384, 384], "an embedding has 384 values, and these have not")
     check(all(abs(length - 1) < 1e-3 for length in lengths), f"vectors have the lengths {lengths}, but should have 1")
@@ -157,6 +166,8 @@ def serves(container, image):
     ready, own = is_ready(container, url)
     if "embed-http" in image:
         embeds(url)
+    if "new-project" in image:
+        tells_a_tone(url)
     how, *health = container.settings()["Healthcheck"]["Test"]
     check(how == "CMD", f"the health check needs a shell ({how})")
     checked = time.monotonic()

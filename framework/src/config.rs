@@ -239,7 +239,7 @@ impl JobConfig {
 /// The settings of the store `S3`.
 #[cfg(feature = "s3")]
 pub(crate) struct S3Config {
-    pub(crate) url: String,
+    pub(crate) url: Option<String>,
     pub(crate) endpoint: Option<String>,
     pub(crate) region: Option<String>,
     pub(crate) provider: Option<String>,
@@ -248,19 +248,18 @@ pub(crate) struct S3Config {
 
 #[cfg(feature = "s3")]
 impl S3Config {
-    pub(crate) fn from_env() -> Result<Self> {
+    pub(crate) fn from_env() -> Self {
         let text = |key: &str| {
             let set = std::env::var(key).ok().map(|text| text.trim().to_owned());
             set.filter(|text| !text.is_empty())
         };
-        let missing = || Error::invalid("FOREBAY_S3 is not set; it should name a bucket, as in s3://bucket/prefix");
-        Ok(S3Config {
-            url: text("FOREBAY_S3").ok_or_else(missing)?,
+        S3Config {
+            url: text("FOREBAY_S3"),
             endpoint: text("FOREBAY_S3_ENDPOINT"),
             region: text("FOREBAY_S3_REGION"),
             provider: text("FOREBAY_S3_PROVIDER"),
             uploads: text("FOREBAY_S3_UPLOADS").map(PathBuf::from),
-        })
+        }
     }
 }
 

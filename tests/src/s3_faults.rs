@@ -2,18 +2,19 @@
 //! are, and does to some of them, by seeded chance or as ordered, what networks and object stores do. It counts what it
 //! did. It never holds a body, and looks at no request's meaning beyond its method and query.
 
+mod body;
+mod line;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, EXPECT, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
@@ -22,13 +23,12 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
 
 use crate::Random;
 use crate::acceptor::Acceptor;
-use crate::link::reset;
+use body::{Changed, Turn};
+use line::{Line, break_off};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type AnyBody = UnsyncBoxBody<Bytes, Failure>;
@@ -379,175 +379,4 @@ fn document(status: StatusCode, space: &str, code: &str, text: &str) -> Response
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
     response
-}
-
-/// The connection ends in a reset as soon as whoever serves it fails.
-fn break_off(broken: &AtomicBool) -> Failure {
-    broken.store(true, Ordering::Relaxed);
-    "broken off, as drawn".into()
-}
-
-/// What happens to a body, and where.
-struct Turn {
-    fault: Fault,
-    place: u64,
-    shared: Arc<Shared>,
-    broken: Arc<AtomicBool>,
-}
-
-/// A body on its way, to which something happens at a place.
-struct Changed {
-    body: Incoming,
-    /// Bytes until then.
-    left: u64,
-    turn: Option<Turn>,
-    waits: Option<Pin<Box<Sleep>>>,
-    /// What came before has had its time to be sent.
-    flushed: bool,
-    /// Data that comes after it.
-    rest: Option<Bytes>,
-}
-
-impl Changed {
-    fn of(body: Incoming, length: u64, turn: Option<Turn>) -> AnyBody {
-        let left = turn.as_ref().map_or(0, |turn| turn.place % length.max(1));
-        let changed = Changed { body, left, turn, waits: None, flushed: false, rest: None };
-        changed.boxed_unsync()
-    }
-
-    /// What is to happen before this data goes on.
-    fn turn(&mut self, context: &mut Context<'_>, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let Some(turn) = &self.turn else { return Poll::Ready(Some(Ok(Frame::data(data)))) };
-        if (data.len() as u64) <= self.left {
-            self.left -= data.len() as u64;
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        if self.left > 0 {
-            let before = data.slice(..self.left as usize);
-            self.rest = Some(data.slice(self.left as usize..));
-            self.left = 0;
-            return Poll::Ready(Some(Ok(Frame::data(before))));
-        }
-        match turn.fault {
-            Fault::FlippedAnswer | Fault::FlippedRequest => {
-                let mut flipped = BytesMut::from(data);
-                flipped[0] ^= 1 << (turn.place >> 32 & 7);
-                turn.shared.happened(turn.fault);
-                self.turn = None;
-                Poll::Ready(Some(Ok(Frame::data(flipped.freeze()))))
-            }
-            Fault::Stalled => {
-                if self.waits.is_none() {
-                    turn.shared.happened(turn.fault);
-                }
-                let stall = turn.shared.settings.stall;
-                let waits = self.waits.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
-                if waits.as_mut().poll(context).is_pending() {
-                    self.rest = Some(data);
-                    return Poll::Pending;
-                }
-                self.turn = None;
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            _ if !self.flushed => {
-                self.flushed = true;
-                self.rest = Some(data);
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Fault::Truncated => {
-                turn.shared.happened(turn.fault);
-                Poll::Ready(Some(Err("truncated, as drawn".into())))
-            }
-            _ => {
-                turn.shared.happened(turn.fault);
-                Poll::Ready(Some(Err(break_off(&turn.broken))))
-            }
-        }
-    }
-}
-
-impl Body for Changed {
-    type Data = Bytes;
-    type Error = Failure;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        if let Some(rest) = self.rest.take() {
-            return self.turn(context, rest);
-        }
-        match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-            None => Poll::Ready(None),
-            Some(Err(why)) => Poll::Ready(Some(Err(why.into()))),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => self.turn(context, data),
-                Err(trailers) => Poll::Ready(Some(Ok(trailers))),
-            },
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_none() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.rest {
-            // The head has been sent with the true one.
-            Some(_) => SizeHint::default(),
-            None => self.body.size_hint(),
-        }
-    }
-}
-
-/// A connection that ends in a reset once it is broken.
-struct Line {
-    stream: TcpStream,
-    broken: Arc<AtomicBool>,
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        if self.broken.load(Ordering::Relaxed) {
-            reset(&self.stream);
-        }
-    }
-}
-
-impl AsyncRead for Line {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
-    }
-}
-
-impl AsyncWrite for Line {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, from)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        from: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, from)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        if self.broken.load(Ordering::Relaxed) {
-            // An orderly end would come first.
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

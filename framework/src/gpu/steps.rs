@@ -2,11 +2,12 @@
 //!
 //! It owns the states. Each turn it looks who has gone, lets in who waits, advances a group of states by one step, and
 //! answers those that are done. Whoever is told to stop while it waits is answered in the next turn of any model,
-//! whether the stepper is there or not. It never waits for a save: snapshots go to [`Saves`], and come to nothing here. A step
-//! that fails takes the jobs of its group with it, since nobody knows how far their states got; each of them is stepped
-//! alone when it comes back, for as many steps as it had made, so that one bad state fails alone.
+//! whether the stepper is there or not. It never waits for a save: snapshots go to [`Saves`], and come to nothing here.
+//! It [recovers](recovery) from steps that fail.
 
-use std::collections::{HashMap, VecDeque};
+mod recovery;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,17 +21,16 @@ use super::memory::away_for;
 use super::{Answers, Call, Gpu, Waiter};
 use crate::checkpoint::saver::Saves;
 use crate::checkpoint::{Saved, Snapshot, Workplace};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::job::{Event, Job};
 use crate::model::Admit;
 use crate::pool::panic::{Failure, fence};
 use crate::stepper::{Progress, Stepper};
 use crate::telemetry::{BatchMeter, StageMeter};
+use recovery::Suspicion;
 
 /// How long an idle stepper that takes no more is left before it is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
-/// Jobs that are kept in mind since a step with them has failed.
-const MOST_SUSPECTS: usize = 1000;
 
 /// A job on its way to its seat.
 pub(crate) struct Start<T> {
@@ -74,8 +74,7 @@ impl<S: Stepper> Plan<S> {
             received: Vec::new(),
             waiting: VecDeque::new(),
             seated: Vec::new(),
-            suspects: HashMap::new(),
-            guilty: Vec::new(),
+            suspicion: Suspicion::default(),
             turn: 0,
             ask_at: None,
             puts_off: false,
@@ -105,11 +104,7 @@ struct Steps<S: Stepper> {
     received: Vec<(StepCall<S>, Instant)>,
     waiting: VecDeque<StepRequest<S>>,
     seated: Vec<Seated<S>>,
-    /// Jobs that were in a step which failed, and after how many steps of theirs here. Nobody knows which is to blame
-    /// before each has made as many alone.
-    suspects: HashMap<String, u64>,
-    /// Jobs with which a step has panicked, each alone, since a step last passed.
-    guilty: Vec<String>,
+    suspicion: Suspicion,
     /// Which group was stepped last.
     turn: usize,
     /// When those who wait are asked for again, if nobody is seated and nobody has come since.
@@ -321,7 +316,7 @@ impl<S: Stepper> Steps<S> {
 
     /// Whom to step now: all that are above suspicion together, and each suspect alone, in turns.
     fn next_group(&mut self) -> Vec<usize> {
-        let suspect = |&index: &usize| self.suspects.contains_key(self.seated[index].job().id());
+        let suspect = |&index: &usize| self.suspicion.is_on(self.seated[index].job());
         let (suspects, others): (Vec<usize>, Vec<usize>) = (0..self.seated.len()).partition(suspect);
         let mut groups: Vec<Vec<usize>> = suspects.into_iter().map(|index| vec![index]).collect();
         if !others.is_empty() {
@@ -367,13 +362,7 @@ impl<S: Stepper> Steps<S> {
 
     /// Tells what a step has made of its states, and answers those that are done.
     fn tell(&mut self, group: &[usize], progress: Vec<Progress>) -> Result<()> {
-        self.guilty.clear();
-        if let &[index] = group {
-            let (id, steps) = (self.seated[index].job().id(), self.seated[index].steps);
-            if self.suspects.get(id).is_some_and(|failed| steps > *failed) {
-                self.suspects.remove(id);
-            }
-        }
+        self.passed(group);
         let mut done = Vec::new();
         for (&index, progress) in group.iter().zip(progress) {
             let job = self.seated[index].job();
@@ -441,80 +430,6 @@ impl<S: Stepper> Steps<S> {
         seated.worked += blocked;
         seated.saved = seated.steps;
         Ok((snapshot, blocked))
-    }
-
-    /// Fails the jobs of a step that failed.
-    fn fail(&mut self, group: &[usize], failure: Failure) -> Result<()> {
-        let panicked = matches!(failure, Failure::Panic(_));
-        let alone = group.len() == 1;
-        let mut failed = Vec::new();
-        for &index in group.iter().rev() {
-            failed.push(self.seated.remove(index));
-        }
-        if panicked && alone {
-            let id = failed[0].job().id().to_owned();
-            if !self.guilty.contains(&id) {
-                self.guilty.push(id);
-            }
-        }
-        let survived = self.survive(failure);
-        let why = survived.as_ref().unwrap_or_else(|fatal| fatal);
-        for seated in failed {
-            if self.suspects.len() < MOST_SUSPECTS {
-                self.suspects.insert(seated.job().id().to_owned(), seated.steps - seated.saved);
-            }
-            // Of several, nobody knows whose fault it was.
-            let why = match alone || why.fault() == Fault::Fatal {
-                true => why.clone().context(format_args!("step {} here", seated.steps)),
-                false => {
-                    let together = why.clone().context(format_args!("a step of {} jobs together", group.len()));
-                    together.with_fault(Fault::Transient)
-                }
-            };
-            seated.waiter.fail(why, &self.plan.answers);
-        }
-        survived?;
-        if self.guilty.len() < 2 {
-            return Ok(());
-        }
-        let name = self.plan.name;
-        Err(Error::fatal(format_args!(
-            "the stepper of stage `{name}` panicked on {} jobs in a row, each alone and freshly loaded",
-            self.guilty.len()
-        )))
-    }
-
-    /// Fails one job with what went wrong with it alone.
-    fn blame(&mut self, waiter: StepWaiter<S>, failure: Failure) -> Result<()> {
-        let id = waiter.caller.job.id();
-        if matches!(failure, Failure::Panic(_)) && !self.guilty.iter().any(|guilty| guilty == id) {
-            self.guilty.push(id.to_owned());
-        }
-        let survived = self.survive(failure);
-        let why = survived.as_ref().unwrap_or_else(|fatal| fatal);
-        waiter.fail(why.clone(), &self.plan.answers);
-        survived.map(drop)
-    }
-
-    /// The error of a failure that is not fatal. After a panic there is a new stepper, and states that the old one has
-    /// made are not given to it: their jobs go on from what was saved.
-    fn survive(&mut self, failure: Failure) -> Result<Error> {
-        match failure {
-            Failure::Error(why) if why.fault() == Fault::Fatal => Err(why),
-            Failure::Error(why) => Ok(why),
-            Failure::Panic(why) => {
-                let name = self.plan.name;
-                warn!(stage = name, error = %why, "stepper panicked, loading it again");
-                self.stepper = None;
-                let bystanders = Error::transient("the stepper panicked on another job, and was loaded again");
-                for seated in std::mem::take(&mut self.seated) {
-                    seated.waiter.fail(bystanders.clone(), &self.plan.answers);
-                }
-                let stepper = self.plan.fresh();
-                self.stepper = Some(stepper.map_err(|again| again.with_fault(Fault::Fatal))?);
-                Ok(why)
-            }
-        }
     }
 
     fn gone(&self) -> Error {

@@ -14,8 +14,11 @@
 //! Both locks are the kernel's and die with their process, so there is no stale lock to break. A write is prepared
 //! in full, on disk, before the lock is taken; under it only names change.
 
-use std::collections::BinaryHeap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+mod lock;
+mod unfinished;
+mod walk;
+
+use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -31,6 +34,9 @@ use futures_util::{StreamExt, TryStreamExt};
 use super::content::pieces;
 use super::{Conditional, Content, Key, Meta, Object, Opened, Outcome, Page, Put, Reading, Store, Version};
 use crate::error::{Context, Error, Fault, Result};
+use lock::{hold, open_lock};
+use unfinished::{Unfinished, remove_leftovers};
+use walk::Walk;
 
 /// First bytes of every object file; the digit is the layout's version.
 const MAGIC: [u8; 8] = *b"forebay1";
@@ -244,14 +250,14 @@ impl Inner {
         }
         // Some file systems lose or repeat names that are replaced while a directory is read.
         let _names = hold(&self.lock, File::lock_shared)?;
-        let mut walk = Walk { prefix, after, most: limit.saturating_add(1), found: BinaryHeap::new() };
+        let mut walk = Walk::new(prefix, after, limit.saturating_add(1));
         for tree in fs::read_dir(&self.objects)? {
             let tree = tree?;
             if let Some(depth) = tree.file_name().to_str().and_then(|name| name.parse().ok()) {
                 walk.tree(tree.path(), depth)?;
             }
         }
-        let mut keys = walk.found.into_sorted_vec();
+        let mut keys = walk.into_keys();
         let more = keys.len() > limit;
         keys.truncate(limit);
         let next = if more { keys.last().cloned() } else { None };
@@ -344,86 +350,6 @@ impl Drop for Inner {
     }
 }
 
-/// One page's search: keeps the `most` smallest keys seen, and stays out of directories that cannot have any of them.
-/// What it visits, for each page, is therefore up to all names under the prefix.
-struct Walk<'a> {
-    prefix: &'a str,
-    after: Option<&'a Key>,
-    most: usize,
-    found: BinaryHeap<Key>,
-}
-
-impl Walk<'_> {
-    /// All of one tree, whose objects are `depth` names deep.
-    fn tree(&mut self, root: PathBuf, depth: usize) -> Result<()> {
-        // Directories to read, each with the beginning that its names have as keys.
-        let mut open = vec![(root, String::new(), 1)];
-        while let Some((dir, base, level)) = open.pop() {
-            for entry in fs::read_dir(dir)? {
-                let entry = entry?;
-                let kind = entry.file_type()?;
-                // Names that are no keys, and things that are neither file nor directory, are not from here.
-                let Some(mut name) = entry.file_name().to_str().map(|name| format!("{base}{name}")) else {
-                    continue;
-                };
-                if level == depth && kind.is_file() {
-                    self.offer(name);
-                } else if level < depth && kind.is_dir() {
-                    name.push('/');
-                    if self.may_hold(&name) {
-                        open.push((entry.path(), name, level + 1));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn offer(&mut self, name: String) {
-        let late = self.after.is_none_or(|after| name.as_str() > after.as_str());
-        if late
-            && name.starts_with(self.prefix)
-            && let Ok(key) = Key::new(name)
-        {
-            self.found.push(key);
-            if self.found.len() > self.most {
-                self.found.pop();
-            }
-        }
-    }
-
-    /// Whether a key that begins with `base` can be wanted.
-    fn may_hold(&self, base: &str) -> bool {
-        let matches = base.starts_with(self.prefix) || self.prefix.starts_with(base);
-        let late = self.after.is_none_or(|after| base > after.as_str() || after.as_str().starts_with(base));
-        let full = self.found.len() == self.most;
-        let early = !full || self.found.peek().is_none_or(|largest| base < largest.as_str());
-        matches && late && early
-    }
-}
-
-/// A file under its temporary name, which goes with this value: after a rename there is none any more, after a link
-/// there is a second one, after a failure it is rubbish.
-struct Unfinished {
-    path: PathBuf,
-    file: File,
-    /// The number of its write.
-    write: u64,
-}
-
-impl Unfinished {
-    fn create(path: PathBuf, write: u64) -> io::Result<Self> {
-        let file = File::create_new(&path)?;
-        Ok(Self { path, file, write })
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 /// The three numbers of a whole header.
 fn parse(header: &[u8]) -> Option<[u64; 3]> {
     let numbers = header.strip_prefix(&MAGIC)?;
@@ -436,33 +362,6 @@ fn parse(header: &[u8]) -> Option<[u64; 3]> {
 /// The one spelling of a version, which is also its file's temporary name.
 fn version(session: u64, write: u64) -> Version {
     Version::new(format!("{session:016x}{write:016x}"))
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
-}
-
-/// A lock, until the file is dropped. Opened anew each time, so that it holds between threads too.
-fn hold(path: &Path, lock: fn(&File) -> io::Result<()>) -> io::Result<File> {
-    let file = open_lock(path)?;
-    loop {
-        match lock(&file) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            locked => return locked.map(|()| file),
-        }
-    }
-}
-
-/// Removes the sessions that nobody holds the lock of. One that cannot be removed is left: it harms nothing.
-fn remove_leftovers(tmp: &Path) -> io::Result<()> {
-    for session in fs::read_dir(tmp)? {
-        let session = session?.path();
-        let alive = OpenOptions::new().write(true).open(session.join("lock"));
-        if !alive.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock))) {
-            let _ = fs::remove_dir_all(session);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

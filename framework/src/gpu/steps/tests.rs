@@ -35,6 +35,8 @@ struct Book {
 enum Mishap {
     Fail,
     Panic,
+    /// Before the first step, whatever the count.
+    PanicAtOnce,
 }
 
 struct Count {
@@ -56,6 +58,8 @@ impl Stepper for Counter {
     const FORMAT: &'static str = "count 1";
 
     fn begin(&mut self, end: &u32, _: &Workplace) -> Result<Count> {
+        let mishap = self.0.mishaps.lock().unwrap().get(end).copied();
+        assert!(!matches!(mishap, Some((_, Mishap::PanicAtOnce))), "it went very wrong at once");
         Ok(Count { at: 0, end: *end, book: self.0.clone() })
     }
 
@@ -246,6 +250,23 @@ async fn a_panic_loads_the_stepper_anew_and_two_in_a_row_are_fatal() {
     assert_eq!(why.fault(), Fault::Failed);
     let why = call(&running, &Job::new("d"), 5).await.unwrap().unwrap_err();
     assert_eq!(why.fault(), Fault::Fatal, "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_panics_in_a_row_before_a_first_step_are_fatal_too() {
+    let book: Arc<Book> = Arc::default();
+    book.mishaps.lock().unwrap().extend([(8, (0, Mishap::PanicAtOnce)), (9, (0, Mishap::PanicAtOnce))]);
+    let running = running(Stepping::jobs(1), &book).await;
+    let faults = async |jobs: [(&str, u32); 3]| {
+        let mut faults = Vec::new();
+        for (job, end) in jobs {
+            faults.push(call(&running, &Job::new(job), end).await.unwrap().map_err(|why| why.fault()));
+        }
+        faults
+    };
+    assert_eq!(faults([("a", 8), ("a", 8), ("b", 5)]).await, [Err(Fault::Failed), Err(Fault::Failed), Ok(5)]);
+    let twice = faults([("a", 8), ("c", 9), ("d", 5)]).await;
+    assert_eq!(twice, [Err(Fault::Failed), Err(Fault::Failed), Err(Fault::Fatal)]);
 }
 
 fn saving(store: &Arc<Memory>) -> Saving {

@@ -59,12 +59,27 @@ impl S3Settings {
     }
 
     pub(super) fn from_env() -> Result<Self> {
-        let S3Config { url, endpoint, region, provider, uploads } = S3Config::from_env()?;
-        let provider = provider.map(|name| name.parse().context("FOREBAY_S3_PROVIDER")).transpose()?;
-        let settings =
-            S3Settings { url, endpoint, region, provider, keys: None, uploads, read_only: false, conditions: true };
+        let missing = || Error::invalid("FOREBAY_S3 is not set; it should name a bucket, as in s3://bucket/prefix");
+        let settings = S3Settings::new(S3Config::from_env().url.ok_or_else(missing)?).with_env()?;
         settings.place()?;
         Ok(settings)
+    }
+
+    /// What the environment says of all but the URL, which comes before what was set here: `FOREBAY_S3_ENDPOINT`,
+    /// `FOREBAY_S3_REGION`, `FOREBAY_S3_PROVIDER` and `FOREBAY_S3_UPLOADS`. For programs whose buckets are named elsewhere.
+    ///
+    /// # Errors
+    /// A provider that is not known.
+    pub fn with_env(self) -> Result<Self> {
+        let S3Config { endpoint, region, provider, uploads, url: _ } = S3Config::from_env();
+        let provider = provider.map(|name| name.parse().context("FOREBAY_S3_PROVIDER")).transpose()?;
+        Ok(S3Settings {
+            endpoint: endpoint.or(self.endpoint),
+            region: region.or(self.region),
+            provider: provider.or(self.provider),
+            uploads: uploads.or(self.uploads),
+            ..self
+        })
     }
 
     /// Where the store is, as in `https://0123.r2.cloudflarestorage.com`. Default: as AWS's own settings say (among them

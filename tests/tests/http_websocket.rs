@@ -1,15 +1,19 @@
-//! Answers of the source `Http` that come while the job runs: server-sent events and WebSockets, as callers see them.
+//! Conversations with the source `Http` over WebSockets, as callers see them; and what is true of server-sent events too:
+//! slow readers, callers who leave, drains, and limits that do not apply.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use forebay::source::http::Http;
-use forebay::{Error, Event, Job, Pipeline, Report, Result, Worker};
-use forebay_tests::{Client, Gate, eventually, start, within};
+use forebay::{Event, Job, Pipeline, Worker};
+use forebay_tests::{
+    Client, EVENTS, Gate, Talker, chunk, eventually, http, inside, is_ready, last_event, nobody_is_inside, rest, serve,
+    within,
+};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -18,83 +22,39 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-const EVENTS: &str = "accept: text/event-stream\r\n";
+type Socket = WebSocketStream<TcpStream>;
 
-struct Served {
-    address: SocketAddr,
-    _ended: oneshot::Receiver<Result<Report>>,
-}
-
-fn http() -> (Http, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    (Http::on(listener).unwrap(), address)
-}
-
-async fn serve(worker: Worker, set: impl FnOnce(Http) -> Http) -> Served {
-    let (http, address) = http();
-    let served = Served { address, _ended: start(worker.source(set(http))) };
-    is_ready(address, 200).await;
-    served
-}
-
-async fn is_ready(address: SocketAddr, status: u16) {
-    let mut client = within("the server listens", async {
-        loop {
-            if let Ok(stream) = TcpStream::connect(address).await {
-                return Client::over(stream);
-            }
-        }
-    })
-    .await;
-    within("readiness", async { while client.get("/health/ready").await.status != status {} }).await;
-}
-
-async fn inside(address: SocketAddr) -> String {
-    let text = Client::connect(address).await.get("/health/ready").await.text();
-    text.trim().rsplit("; ").next().unwrap().to_owned()
-}
-
-async fn nobody_is_inside(address: SocketAddr) {
-    within("nobody is inside", async { while inside(address).await != "0 inside" {} }).await;
-}
-
-/// Says something, waits at the gate, says more, and gives what it was given; below zero it fails. Notes its jobs.
-#[derive(Clone, Default)]
-struct Talker {
-    gate: Gate,
-    jobs: Arc<Mutex<Vec<Job>>>,
-}
-
-impl Talker {
-    fn open() -> Self {
-        let talker = Talker::default();
-        talker.gate.open();
-        talker
+/// Opens a WebSocket with further headers, each with its line end.
+async fn converse(address: SocketAddr, path: &str, headers: &str) -> std::result::Result<Socket, WsError> {
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    let mut request = format!("ws://{address}{path}").into_client_request()?;
+    for line in headers.lines() {
+        let (name, value) = line.split_once(": ").unwrap();
+        request
+            .headers_mut()
+            .insert(tokio_tungstenite::tungstenite::http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
     }
+    let stream = TcpStream::connect(address).await?;
+    Ok(client_async(request, stream).await?.0)
+}
 
-    fn worker(&self) -> Worker {
-        let Talker { gate, jobs } = self.clone();
-        Worker::new(Pipeline::new().cpu("talk", 2, move |job, n: i64| {
-            jobs.lock().unwrap().push(job.clone());
-            job.emit(Event::Progress(0.25));
-            job.emit(Event::Partial(format!("{n}").into()));
-            gate.pass();
-            job.emit(Event::Partial("two\nlines".into()));
-            match n {
-                0.. => Ok(json!({ "n": n })),
-                _ => Err(Error::invalid("below zero")),
-            }
-        }))
-    }
+async fn receive(socket: &mut Socket) -> Message {
+    within("a message", socket.next()).await.expect("the connection stands").unwrap()
+}
 
-    fn begun(&self) -> usize {
-        self.jobs.lock().unwrap().len()
-    }
+/// The next event, as its name and data.
+async fn hear(socket: &mut Socket) -> (String, Value) {
+    let message = receive(socket).await;
+    let mut event: Value = serde_json::from_str(message.to_text().unwrap()).unwrap_or_else(|_| panic!("{message:?}"));
+    (event["event"].as_str().unwrap().to_owned(), event["data"].take())
+}
 
-    fn called_off(&self) -> usize {
-        self.jobs.lock().unwrap().iter().filter(|job| job.is_cancelled()).count()
-    }
+async fn ping(socket: &mut Socket, what: &'static str) {
+    socket.send(Message::Ping(what.into())).await.unwrap();
+}
+
+fn event(name: &str, data: impl Into<Value>) -> (String, Value) {
+    (name.to_owned(), data.into())
 }
 
 /// Talks without end, as long as somebody listens.
@@ -109,119 +69,6 @@ fn babble(jobs: &Arc<Mutex<Vec<Job>>>) -> Worker {
         }
         Ok(Bytes::new())
     }))
-}
-
-async fn chunk(client: &mut Client) -> String {
-    within("a piece of the answer", client.chunk()).await.expect("the answer goes on")
-}
-
-/// All pieces to the end of the answer, which is an empty one.
-async fn rest(client: &mut Client) -> Vec<String> {
-    let mut chunks = vec![];
-    while chunks.last().is_none_or(|chunk: &String| !chunk.is_empty()) {
-        chunks.push(chunk(client).await);
-    }
-    chunks
-}
-
-/// Without the comment that tells the times, which must be there.
-fn last(chunk: &str) -> &str {
-    let (comment, event) = chunk.split_once('\n').unwrap();
-    assert!(comment.starts_with(": server-timing: total;dur="), "{comment}");
-    event
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pieces_come_while_the_job_runs() {
-    let talker = Talker::default();
-    let served = serve(talker.worker(), |http| http).await;
-    let mut client = Client::connect(served.address).await;
-    client.send_post("/", EVENTS, b"7").await;
-    let head = within("the head", client.head()).await.unwrap();
-    assert_eq!(head.status, 200);
-    assert_eq!(head.header("content-type"), Some("text/event-stream"));
-    assert_eq!(head.header("cache-control"), Some("no-store"));
-    assert_eq!(head.header("x-accel-buffering"), Some("no"));
-    assert_eq!(chunk(&mut client).await, "event: progress\ndata: 0.25\n\n");
-    assert_eq!(chunk(&mut client).await, "event: partial\ndata: 7\n\n");
-    assert_eq!((talker.gate.waiting(), talker.gate.passed()), (1, 0), "the job still runs");
-    assert_eq!(inside(served.address).await, "1 inside");
-    talker.gate.open();
-    assert_eq!(chunk(&mut client).await, "event: partial\ndata: two\ndata: lines\n\n");
-    assert_eq!(last(&chunk(&mut client).await), "event: result\ndata: {\"n\":7}\n\n");
-    assert_eq!(chunk(&mut client).await, "", "the answer ends");
-    let plain = client.post("/", "8").await;
-    assert_eq!((plain.status, plain.text().as_str()), (200, "{\"n\":8}"), "on the same connection");
-    nobody_is_inside(served.address).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refusals_are_answers_and_errors_are_events() {
-    let talker = Talker::open();
-    let served = serve(talker.worker(), |http| http.body(100).keys(["k"])).await;
-    let mut client = Client::connect(served.address).await;
-    for (headers, body, status) in [
-        ("", "1", 401),
-        ("x-api-key: k\r\ncontent-type: text/plain\r\n", "1", 415),
-        ("x-api-key: k\r\nx-request-timeout: soon\r\n", "1", 400),
-        ("x-api-key: k\r\n", "x".repeat(101).as_str(), 413),
-    ] {
-        let answer = client.post_with("/", &format!("{EVENTS}{headers}"), body.as_bytes()).await;
-        assert_eq!(answer.status, status);
-        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-    }
-    assert_eq!(talker.begun(), 0);
-    let mut client = Client::connect(served.address).await;
-    for (body, pieces, status) in [("-1", 3, 422), ("x", 0, 400), ("\"a\"", 0, 422)] {
-        client.send_post("/", &format!("{EVENTS}x-api-key: k\r\n"), body.as_bytes()).await;
-        assert_eq!(client.head().await.unwrap().status, 200);
-        for _ in 0..pieces {
-            let piece = chunk(&mut client).await;
-            assert!(piece.starts_with("event: p"), "{piece}");
-        }
-        let end = chunk(&mut client).await;
-        let problem = last(&end).strip_prefix("event: error\ndata: ").unwrap();
-        let problem: Value = serde_json::from_str(problem).unwrap();
-        assert_eq!(problem["status"], status);
-        assert_eq!(chunk(&mut client).await, "");
-    }
-    talker.gate.close();
-    client.send_post("/", &format!("{EVENTS}x-api-key: k\r\nx-request-timeout: 0.3\r\n"), b"1").await;
-    assert_eq!(client.head().await.unwrap().status, 200);
-    let pieces = rest(&mut client).await;
-    assert!(pieces[2].contains("\"status\":504"), "{pieces:?}");
-    assert_eq!(pieces.len(), 4, "{pieces:?}");
-    talker.gate.open();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bytes_are_told_in_base64() {
-    let worker = Worker::bytes(Pipeline::new().cpu("half", 1, |job: &Job, input: Bytes| {
-        job.emit(Event::Partial(input.slice(..2)));
-        Ok(input)
-    }));
-    let served = serve(worker, |http| http).await;
-    let mut client = Client::connect(served.address).await;
-    client.send_post("/", EVENTS, b"\xff\n\0\n").await;
-    client.head().await.unwrap();
-    assert_eq!(chunk(&mut client).await, "event: partial\ndata: /wo=\n\n");
-    assert_eq!(last(&chunk(&mut client).await), "event: result\ndata: /woACg==\n\n");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_that_says_nothing_is_heard_to_live() {
-    let talker = Talker::default();
-    let served = serve(talker.worker(), |http| http.keep_alive(Duration::from_millis(20))).await;
-    let mut client = Client::connect(served.address).await;
-    client.send_post("/", EVENTS, b"7").await;
-    client.head().await.unwrap();
-    let mut chunks = vec![];
-    for _ in 0..6 {
-        chunks.push(chunk(&mut client).await);
-    }
-    chunks.retain(|chunk| !chunk.starts_with("event: "));
-    assert!(chunks.len() >= 4 && chunks.iter().all(|chunk| chunk == ":\n\n"), "{chunks:?}");
-    talker.gate.open();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -286,41 +133,6 @@ async fn who_leaves_calls_the_job_off() {
     eventually("the job is called off", || talker.called_off() == 3);
     assert_eq!(talker.begun(), 3, "what waited behind is not begun");
     talker.gate.open();
-}
-
-type Socket = WebSocketStream<TcpStream>;
-
-/// Opens a WebSocket with further headers, each with its line end.
-async fn converse(address: SocketAddr, path: &str, headers: &str) -> std::result::Result<Socket, WsError> {
-    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-    let mut request = format!("ws://{address}{path}").into_client_request()?;
-    for line in headers.lines() {
-        let (name, value) = line.split_once(": ").unwrap();
-        request
-            .headers_mut()
-            .insert(tokio_tungstenite::tungstenite::http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
-    }
-    let stream = TcpStream::connect(address).await?;
-    Ok(client_async(request, stream).await?.0)
-}
-
-async fn receive(socket: &mut Socket) -> Message {
-    within("a message", socket.next()).await.expect("the connection stands").unwrap()
-}
-
-/// The next event, as its name and data.
-async fn hear(socket: &mut Socket) -> (String, Value) {
-    let message = receive(socket).await;
-    let mut event: Value = serde_json::from_str(message.to_text().unwrap()).unwrap_or_else(|_| panic!("{message:?}"));
-    (event["event"].as_str().unwrap().to_owned(), event["data"].take())
-}
-
-async fn ping(socket: &mut Socket, what: &'static str) {
-    socket.send(Message::Ping(what.into())).await.unwrap();
-}
-
-fn event(name: &str, data: impl Into<Value>) -> (String, Value) {
-    (name.to_owned(), data.into())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -491,7 +303,7 @@ async fn a_drain_answers_what_was_read_and_closes() {
     talker.gate.open();
     assert_eq!(client.head().await.unwrap().status, 200);
     let chunks = rest(&mut client).await;
-    assert_eq!(last(&chunks[3]), "event: result\ndata: {\"n\":1}\n\n", "{chunks:?}");
+    assert_eq!(last_event(&chunks[3]), "event: result\ndata: {\"n\":1}\n\n", "{chunks:?}");
     assert_eq!(hear(&mut socket).await, event("partial", "two\nlines"));
     assert_eq!(hear(&mut socket).await, event("result", json!({"n": 2})));
     let (name, problem) = hear(&mut socket).await;
