@@ -8,6 +8,7 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use crate::error::Error;
+use crate::pool::panic::fence_drop;
 use crate::pool::places::{Door, Entrant, Line, Place, Task};
 use crate::telemetry::StageMeter;
 
@@ -52,7 +53,7 @@ impl<T: Task> Inbox<T> {
         if let Some(why) = state.closed.clone() {
             // Nobody is told anything, and nothing is dropped, while the lock is held.
             drop(state);
-            return task.refuse(why);
+            return fence_drop(|| task.refuse(why));
         }
         let enters = state.line.join((task, before));
         self.let_in(state, enters);
@@ -92,7 +93,7 @@ impl<T: Task> Inbox<T> {
         let came = std::mem::take(&mut state.items).into_iter().map(|(task, _)| task);
         let left = came.chain(state.line.clear());
         drop(state);
-        left.for_each(|task| task.refuse(why.clone()));
+        left.for_each(|task| fence_drop(|| task.refuse(why.clone())));
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {

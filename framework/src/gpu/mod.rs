@@ -28,7 +28,7 @@ use tracing::Span;
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::model::Model;
-use crate::pipeline::{Handover, dropped};
+use crate::pipeline::{Handover, called_off, dropped};
 use crate::pool::places::{Place, Task};
 use crate::pool::replies::{Answer, Replies};
 use batcher::Request;
@@ -76,7 +76,7 @@ pub(crate) type Outputs<O> = Result<Handover<Items<O>>>;
 pub(crate) trait Wants<O>: Send {
     /// Nobody waits for it any more.
     fn is_closed(&self) -> bool;
-    /// Never on the device thread, unless the runtime is ending or the stage is closed.
+    /// Not on the device thread, unless the stage is closed or the runtime is ending.
     fn take(self: Box<Self>, job: Job, outputs: Outputs<O>);
 }
 
@@ -135,6 +135,14 @@ impl<O> Waiter<O> {
         O: Send + 'static,
     {
         answers.send(Answered(self.caller, Ok(Handover { value: outputs, place: Some(self.place), since })));
+    }
+
+    /// Nobody waits any more: what the user gave with the job is dropped, and not on the device thread.
+    pub(crate) fn let_go(self, answers: &Answers<O>)
+    where
+        O: Send + 'static,
+    {
+        self.fail(called_off(), answers);
     }
 
     pub(crate) fn fail(self, why: Error, answers: &Answers<O>)

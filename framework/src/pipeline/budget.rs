@@ -128,7 +128,8 @@ impl Drop for Held {
         };
         let bytes = {
             let mut state = door.lock();
-            let bytes = job.bytes();
+            // One that walks twice at once, which no worker's does, has left before.
+            let bytes = Some(job.bytes()).filter(|bytes| *bytes != LEFT).unwrap_or_default();
             job.set_bytes(LEFT);
             state.jobs -= 1;
             state.held = state.held.saturating_sub(bytes);

@@ -12,15 +12,15 @@ use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::pool::replies::Answer;
 
-/// Where a job's task waits for the end of a run. Dropped, it tells the task that the job was called off.
+/// The way back to a job's task, which waits for the end of a run. Dropped, it tells the task that nobody will come.
 pub(crate) struct Reply {
     task: oneshot::Sender<Result<Step>>,
     /// In which the task was: the spans of the run's stages belong there.
     span: Span,
 }
 
-/// A job's task waits here while threads have the job.
-pub(crate) struct Run(oneshot::Receiver<Result<Step>>);
+/// The end of a run, which a job's task waits for while threads have the job.
+pub(crate) struct Awaited(oneshot::Receiver<Result<Step>>);
 
 /// A job at the end of a run, with what comes next.
 pub(crate) struct Arrival {
@@ -30,12 +30,12 @@ pub(crate) struct Arrival {
 
 impl Reply {
     /// To be called by the job's task.
-    pub(crate) fn new() -> (Self, Run) {
+    pub(crate) fn new() -> (Self, Awaited) {
         let (task, told) = oneshot::channel();
         // To ask for the current span costs more than a span that nobody wants.
         let wanted = LevelFilter::current() >= LevelFilter::DEBUG;
         let span = if wanted { Span::current() } else { Span::none() };
-        (Reply { task, span }, Run(told))
+        (Reply { task, span }, Awaited(told))
     }
 
     /// Nobody waits any more.
@@ -52,8 +52,8 @@ impl Reply {
     }
 }
 
-impl Run {
-    pub(crate) async fn end(self, job: &Job) -> Result<Step> {
+impl Awaited {
+    pub(crate) async fn of(self, job: &Job) -> Result<Step> {
         self.0.await.unwrap_or_else(|_| Err(dropped(job)))
     }
 }
@@ -62,9 +62,14 @@ impl Run {
 pub(crate) fn dropped(job: &Job) -> Error {
     match job.is_cancelled() {
         // Its task may hear of it here before it is aborted.
-        true => Error::transient("the job was called off"),
+        true => called_off(),
         false => Error::fatal(format_args!("a thread has ended with the job, after it entered `{}`", job.stage())),
     }
+}
+
+/// What a job hears that nobody waits for any more, if it still hears.
+pub(crate) fn called_off() -> Error {
+    Error::transient("the job was called off")
 }
 
 impl Answer for Arrival {
@@ -119,6 +124,18 @@ mod tests {
 
         async fn begun(&self, times: usize) {
             until(|| self.begun.load(Ordering::SeqCst) == times).await;
+        }
+    }
+
+    struct Gated(Arc<Gate>);
+
+    impl Model for Gated {
+        type Input = u32;
+        type Output = u32;
+
+        fn infer(&mut self, inputs: &[u32]) -> Result<Vec<u32>> {
+            self.0.pass();
+            Ok(inputs.to_vec())
         }
     }
 
@@ -189,6 +206,67 @@ mod tests {
         (0..2).for_each(|_| tell.send(()).unwrap());
         assert_eq!(next_task.await.unwrap().unwrap(), 1, "there is a place for the next one");
         assert_eq!((gone.stage(), next.stage()), ("first", "second"));
+    }
+
+    /// A user's value that panics as it is dropped, and says where.
+    struct Fuse(Arc<Mutex<Vec<String>>>);
+
+    impl Drop for Fuse {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().push(std::thread::current().name().unwrap_or_default().to_owned());
+            panic!("dropped");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_output_that_nobody_waits_for_may_panic_as_it_is_dropped() {
+        let (tell, gate) = Gate::new();
+        let (shut, dropped) = (gate.clone(), Arc::default());
+        let fuses: Arc<Mutex<Vec<String>>> = Arc::clone(&dropped);
+        let pipeline = Pipeline::new()
+            .cpu("first", 1, move |_, x: u32| {
+                shut.pass();
+                Ok((x, Fuse(fuses.clone())))
+            })
+            .cpu("second", 1, |_, (x, fuse)| {
+                std::mem::forget(fuse);
+                Ok(x)
+            });
+        let running = Arc::new(pipeline.start().await.unwrap());
+        let task = call(&running, &Job::new("gone"));
+        gate.begun(1).await;
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        (0..2).for_each(|_| tell.send(()).unwrap());
+        assert_eq!(call(&running, &Job::new("next")).await.unwrap().unwrap(), 1, "its thread goes on");
+        assert_eq!(*dropped.lock().unwrap(), ["first"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_passes_a_device_by_is_not_dropped_on_its_thread() {
+        let (tell, gate) = Gate::new();
+        let (shut, dropped) = (gate.clone(), Arc::default());
+        let fuses: Arc<Mutex<Vec<String>>> = Arc::clone(&dropped);
+        let pipeline = Pipeline::new()
+            .cpu("before", 1, move |_, x: u32| Ok((Fuse(fuses.clone()), vec![x])))
+            .gpu_each("each", Batching::items(1), move || Ok(Gated(shut.clone())))
+            .cpu("after", 1, |_, (fuse, items)| {
+                std::mem::forget(fuse);
+                Ok(items[0])
+            });
+        let running = Arc::new(pipeline.start().await.unwrap());
+        let first = call(&running, &Job::new("first"));
+        gate.begun(1).await;
+        let gone = Job::new("gone");
+        let task = call(&running, &gone);
+        until(|| gone.stage() == "each").await;
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        (0..2).for_each(|_| tell.send(()).unwrap());
+        assert_eq!(first.await.unwrap().unwrap(), 1);
+        assert_eq!(call(&running, &Job::new("next")).await.unwrap().unwrap(), 1, "the device goes on");
+        until(|| dropped.lock().unwrap().len() == 1).await;
+        assert_ne!(*dropped.lock().unwrap(), ["gpu0"]);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use smallvec::smallvec;
 use tracing::{Instrument, Span, debug_span};
 
-use super::reply::{Arrival, Reply, Run};
+use super::reply::{Arrival, Awaited, Reply};
 use super::{Budget, Stage, Starter};
 use crate::error::{Error, Result};
 use crate::gpu::{Caller, Gpu, Outputs, Wants};
@@ -26,13 +26,14 @@ use crate::pool::places::{Place, Places};
 use crate::pool::replies::Answer;
 use crate::telemetry::StageMeter;
 
-/// A pipeline from some stage on, for jobs that come to it as an `A`.
+/// A pipeline from some stage on, for jobs that come to it as an `A`. Stages that go along with a job, until it comes back
+/// from a device or from an async function, are this as an `Arc` of their own.
 pub(crate) trait Rest<A>: Send + Sync {
     /// Takes one job into the first of its stages, from the job's task.
     fn run(&self, job: Job, from: Handover<A>) -> Step;
 
-    /// Takes one job from the stage of threads before, while the job's task waits for `reply`. It goes on where that is
-    /// none of threads: then it has arrived.
+    /// Takes one job from the stage of threads before, while the job's task waits for `reply`. A stage of threads takes
+    /// it, which has to say so here; at any other the run of such stages ends, and the job's task is to go on.
     fn go_on(&self, job: Job, from: Handover<A>, reply: Reply) -> Option<Arrival> {
         Some(reply.with(Ok(self.run(job, from))))
     }
@@ -45,19 +46,19 @@ pub(crate) enum Step {
     /// An async stage. Only one is alive at a time, so a job that waits costs the memory of one.
     Stage(BoxFuture<'static, Result<Step>>),
     /// Stages of threads, which have the job already.
-    Run(Run),
-    /// Its end, with what the pipeline gives for it.
-    End(Box<dyn Any + Send>),
+    Awaited(Awaited),
+    /// Its end, with what the pipeline gives for it, and its place until the task has that.
+    End(Box<dyn Any + Send>, Option<Place>),
 }
 
 impl Step {
     /// Over a stage of threads, and those right behind it.
     fn over<A>(stage: &impl Rest<A>, job: Job, from: Handover<A>) -> Self {
-        let (reply, run) = Reply::new();
+        let (reply, end) = Reply::new();
         if let Some(arrival) = stage.go_on(job, from, reply) {
             arrival.hand_out();
         }
-        Step::Run(run)
+        Step::Awaited(end)
     }
 }
 
@@ -75,7 +76,7 @@ pub(crate) struct End;
 
 impl<A: Send + 'static> Rest<A> for End {
     fn run(&self, _: Job, from: Handover<A>) -> Step {
-        Step::End(Box::new(from.value))
+        Step::End(Box::new(from.value), from.place)
     }
 }
 
@@ -171,18 +172,20 @@ where
             label.meter.ran(&job, started - from.since, since - started);
             Ok(match label.leave(result)? {
                 ControlFlow::Continue(value) => stage.next.run(job, Handover { value, place: Some(place), since }),
-                ControlFlow::Break(end) => Step::End(Box::new(end)),
+                ControlFlow::Break(end) => Step::End(Box::new(end), Some(place)),
             })
         }))
     }
 }
 
-pub(crate) struct CpuStage<A>(Cpu<A>);
+pub(crate) struct CpuStage<A, B> {
+    pool: Cpu<A>,
+    _next: Next<B>,
+}
 
-impl<A: Send + 'static> CpuStage<A> {
-    pub(crate) fn new<B, F>(starter: &mut Starter, stage: &Stage, next: Next<B>, f: Arc<F>) -> Result<Self>
+impl<A: Send + 'static, B: Send + 'static> CpuStage<A, B> {
+    pub(crate) fn new<F>(starter: &mut Starter, stage: &Stage, next: Next<B>, f: Arc<F>) -> Result<Self>
     where
-        B: Send + 'static,
         F: Fn(&Job, A) -> Result<B> + Send + Sync + 'static,
     {
         let label = Label::new(stage);
@@ -190,22 +193,22 @@ impl<A: Send + 'static> CpuStage<A> {
             return Err(Error::fatal("a CPU stage was described as another kind"));
         };
         let pace = label.meter.pace();
-        let work = Work { f, next, arrivals: starter.arrivals.clone() };
+        let work = Work { f, next: Arc::downgrade(&next), arrivals: starter.arrivals.clone() };
         let (pool, threads) = Cpu::start(label, threads.max(1), stage.places(), work)?;
         starter.outlook.add_pool(pace, threads.len());
         starter.close_later(pool.closer());
         starter.threads.extend(threads);
-        Ok(CpuStage(pool))
+        Ok(CpuStage { pool, _next: next })
     }
 }
 
-impl<A: Send + 'static> Rest<A> for CpuStage<A> {
+impl<A: Send + 'static, B: Send + 'static> Rest<A> for CpuStage<A, B> {
     fn run(&self, job: Job, from: Handover<A>) -> Step {
         Step::over(self, job, from)
     }
 
     fn go_on(&self, job: Job, from: Handover<A>, reply: Reply) -> Option<Arrival> {
-        self.0.push(job, from, reply);
+        self.pool.push(job, from, reply);
         None
     }
 }

@@ -243,8 +243,8 @@ impl<In: Send + 'static, Out: Send + 'static> Walker<In, Out> {
         loop {
             step = match step {
                 Step::Stage(stage) => stage.await?,
-                Step::Run(run) => run.end(job).await?,
-                Step::End(output) => return Ok(output),
+                Step::Awaited(end) => end.of(job).await?,
+                Step::End(output, _place) => return Ok(output),
             };
         }
     }

@@ -4,19 +4,19 @@
 //! that has worked on a job hands it on. They end when the pool is closed. A panic in user code fails the job and leaves
 //! the thread alive.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
 
 use tracing::Span;
 
-use super::panic::fence;
-use super::places::Task;
+use super::panic::{fence, fence_drop};
+use super::places::{Place, Task};
 use super::queue::Queue;
 use super::replies::{Answer, Replies};
 use crate::error::{Context, Error, Result};
 use crate::job::Job;
-use crate::pipeline::{Arrival, Handover, Label, Next, Reply};
+use crate::pipeline::{Arrival, Handover, Label, Reply, Rest};
 
 pub(crate) struct Cpu<A> {
     queue: Arc<Queue<Call<A>>>,
@@ -26,7 +26,8 @@ pub(crate) struct Cpu<A> {
 /// What the threads do with a job.
 pub(crate) struct Work<B, F> {
     pub(crate) f: Arc<F>,
-    pub(crate) next: Next<B>,
+    /// Whoever has the pipeline has the stages: a thread that hangs keeps none of them alive.
+    pub(crate) next: Weak<dyn Rest<B>>,
     pub(crate) arrivals: Replies<Arrival>,
 }
 
@@ -96,21 +97,34 @@ where
     F: Fn(&Job, A) -> Result<B>,
 {
     while let Some((call, place)) = queue.pop() {
-        if call.reply.is_closed() || call.job.is_cancelled() {
-            continue;
-        }
+        // Of a job whose task has gone, what the user gave may panic as it is dropped.
+        fence_drop(|| work.on(call, place, label));
+    }
+}
+
+impl<B: Send + 'static, F> Work<B, F> {
+    fn on<A>(&self, call: Call<A>, place: Place, label: &Label)
+    where
+        F: Fn(&Job, A) -> Result<B>,
+    {
         let Call { job, input, reply, since, span } = call;
+        if reply.is_closed() || job.is_cancelled() {
+            return;
+        }
         let started = Instant::now();
         let output = {
             let _entered = span.entered();
             let _at_work = job.at_work();
-            fence(|| (work.f)(&job, input)).map_err(|failure| failure.into_error())
+            fence(|| (self.f)(&job, input)).map_err(|failure| failure.into_error())
         };
         let ended = Instant::now();
         label.meter.ran(&job, started - since, ended - started);
+        let Some(next) = self.next.upgrade() else {
+            return;
+        };
         let done = output.map(|value| Handover { value, place: Some(place), since: ended });
-        if let Some(arrival) = label.hand_on(job, done, &*work.next, reply) {
-            work.arrivals.send(arrival);
+        if let Some(arrival) = label.hand_on(job, done, &*next, reply) {
+            self.arrivals.send(arrival);
         }
     }
 }

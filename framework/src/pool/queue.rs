@@ -9,6 +9,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::panic::fence_drop;
 use super::places::{Door, Entrant, Line, Place, Task};
 use super::turns::Turns;
 use crate::error::Error;
@@ -43,7 +44,7 @@ impl<T: Task> Queue<T> {
         if let Some(why) = state.closed.clone() {
             // Nobody is told anything, and nothing is dropped, while the lock is held.
             drop(state);
-            return task.refuse(why);
+            return fence_drop(|| task.refuse(why));
         }
         let enters = state.line.join((task, before));
         self.let_in(state, enters);
@@ -95,7 +96,7 @@ impl<T: Task> Queue<T> {
         let left = std::mem::take(&mut state.items).into_iter().chain(state.line.clear());
         drop(state);
         self.ready.notify_all();
-        left.for_each(|task| task.refuse(why.clone()));
+        left.for_each(|task| fence_drop(|| task.refuse(why.clone())));
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {

@@ -8,6 +8,8 @@
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+use super::panic::fence_drop;
+
 /// An answer that knows who waits for it.
 pub(crate) trait Answer: Send + 'static {
     fn hand_out(self);
@@ -29,7 +31,7 @@ impl<T: Answer> Replies<T> {
         runtime.spawn(async move {
             let mut taken = Vec::with_capacity(AT_ONCE);
             while answers.recv_many(&mut taken, AT_ONCE).await > 0 {
-                taken.drain(..).for_each(T::hand_out);
+                taken.drain(..).for_each(|answer| fence_drop(|| answer.hand_out()));
             }
         });
         Replies(to)
@@ -38,7 +40,7 @@ impl<T: Answer> Replies<T> {
     pub(crate) fn send(&self, answer: T) {
         if let Err(refused) = self.0.send(answer) {
             // The runtime is ending, and its tasks with it.
-            refused.0.hand_out();
+            fence_drop(|| refused.0.hand_out());
         }
     }
 }
