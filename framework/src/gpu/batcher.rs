@@ -91,6 +91,8 @@ pub(crate) struct Batcher<I, O, R> {
     ceilings: Ceilings,
     work: Vec<Option<Work<I, O, R>>>,
     free: Vec<usize>,
+    /// Of jobs that were given up since somebody asked.
+    gone: Vec<R>,
     /// Jobs with items that wait, by whose turn it is.
     turns: BTreeMap<Turn, usize>,
     tickets: u64,
@@ -131,6 +133,7 @@ impl<I, O, R> Batcher<I, O, R> {
             ceilings: Ceilings::default(),
             work: Vec::new(),
             free: Vec::new(),
+            gone: Vec::new(),
             turns: BTreeMap::new(),
             tickets: 0,
             waiting: 0,
@@ -226,7 +229,7 @@ impl<I, O, R> Batcher<I, O, R> {
         limits.weight.map_or(usize::MAX, by_weight).clamp(1, limits.items)
     }
 
-    /// Cuts the next batch. Jobs that are `gone` are dropped instead; `None` if nothing else waits.
+    /// Cuts the next batch. Jobs that are `gone` are [given up](Self::gone) instead; `None` if nothing else waits.
     pub(crate) fn cut(&mut self, now: Instant, gone: impl Fn(&R) -> bool) -> Option<Batch<I>> {
         self.drop_gone(&gone);
         let mut picks = self.candidates();
@@ -330,8 +333,14 @@ impl<I, O, R> Batcher<I, O, R> {
     /// Gives up the job of an item if it is `gone`.
     pub(crate) fn drop_if(&mut self, origin: Origin, gone: impl Fn(&R) -> bool) {
         if self.find(origin).is_some_and(|work| gone(&work.request.reply)) {
-            self.remove(origin.slot);
+            let work = self.remove(origin.slot);
+            self.gone.extend(work.map(|work| work.request.reply));
         }
+    }
+
+    /// The jobs that were given up since this was asked last.
+    pub(crate) fn gone(&mut self) -> Vec<R> {
+        std::mem::take(&mut self.gone)
     }
 
     /// Gives up everything.
@@ -369,7 +378,7 @@ impl<I, O, R> Batcher<I, O, R> {
         Some(work)
     }
 
-    /// Drops jobs that are gone, as far as they are in line for the next batch.
+    /// Gives up jobs that are gone, as far as they are in line for the next batch.
     pub(crate) fn drop_gone(&mut self, gone: &impl Fn(&R) -> bool) {
         loop {
             let is_gone = |&slot: &usize| self.work[slot].as_ref().is_some_and(|w| gone(&w.request.reply));
@@ -378,7 +387,10 @@ impl<I, O, R> Batcher<I, O, R> {
             if found.is_empty() {
                 return;
             }
-            found.into_iter().for_each(|slot| drop(self.remove(slot)));
+            for slot in found {
+                let work = self.remove(slot);
+                self.gone.extend(work.map(|work| work.request.reply));
+            }
         }
     }
 

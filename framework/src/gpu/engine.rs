@@ -148,18 +148,17 @@ struct ModelEngine<M: Model> {
 impl<M: Model> Engine for ModelEngine<M> {
     fn receive(&mut self) -> Result<()> {
         let held = std::mem::take(&mut self.held);
-        held.into_iter().try_for_each(|request| self.admit(request))?;
+        self.admit_all(held.into_iter())?;
         let mut received = std::mem::take(&mut self.received);
         self.plan.inbox.drain(&mut received);
         if !received.is_empty() {
             self.away_until = None;
         }
-        received.drain(..).try_for_each(|(call, arrived)| {
-            let request = call.into_request(arrived, self.plan.inbox.place());
-            self.admit(request)
-        })?;
+        let inbox = self.plan.inbox.clone();
+        let admitted =
+            self.admit_all(received.drain(..).map(|(call, arrived)| call.into_request(arrived, inbox.place())));
         self.received = received;
-        Ok(())
+        admitted
     }
 
     fn next(&mut self, now: Instant) -> Next {
@@ -229,6 +228,7 @@ impl<M: Model> ModelEngine<M> {
     /// It is loaded before anything is worth waiting for.
     fn next_while_away(&mut self, now: Instant) -> Next {
         self.batcher.drop_gone(&Waiter::is_gone);
+        self.let_go();
         if self.batcher.waiting() == 0 && self.held.is_empty() {
             return Next::Empty;
         }
@@ -239,8 +239,16 @@ impl<M: Model> ModelEngine<M> {
         }
     }
 
+    /// Those whom an error leaves over are told of it when the engine is closed.
+    fn admit_all(&mut self, mut requests: impl Iterator<Item = ModelRequest<M>>) -> Result<()> {
+        let admitted = requests.by_ref().try_for_each(|request| self.admit(request));
+        self.held.extend(requests);
+        admitted
+    }
+
     fn admit(&mut self, request: ModelRequest<M>) -> Result<()> {
         if request.reply.is_gone() {
+            request.reply.let_go(&self.plan.answers);
             return Ok(());
         }
         if self.model.is_none() {
@@ -264,9 +272,10 @@ impl<M: Model> ModelEngine<M> {
                     return Ok(());
                 }
                 Err(failure) => {
-                    let why = self.survive(failure)?;
-                    request.reply.fail(why, &self.plan.answers);
-                    return Ok(());
+                    let survived = self.survive(failure);
+                    let why = survived.as_ref().unwrap_or_else(|fatal| fatal);
+                    request.reply.fail(why.clone(), &self.plan.answers);
+                    return survived.map(drop);
                 }
             }
         }

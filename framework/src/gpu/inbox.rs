@@ -1,4 +1,4 @@
-//! What async tasks hand to the device thread, and how it is woken.
+//! What is handed to the device thread, and how it is woken.
 //!
 //! It is bounded by the places of the stage: whoever finds none waits in [`Line`] for one. Closing it says why, so
 //! that whoever comes later gets the reason. A mutex, because many tasks push; the device thread takes all at once.
@@ -8,6 +8,7 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use crate::error::Error;
+use crate::pool::panic::fence_drop;
 use crate::pool::places::{Door, Entrant, Line, Place, Task};
 use crate::telemetry::StageMeter;
 
@@ -46,13 +47,13 @@ impl<T: Task> Inbox<T> {
         Inbox { state: Mutex::new(state), device }
     }
 
-    /// Hands a task over, which gives up its place `before` when it has one here; or drops it, if the inbox is closed.
+    /// Hands a task over, which gives up its place `before` when it has one here; or refuses it, if the inbox is closed.
     pub(crate) fn push(&self, task: T, before: Option<Place>) {
         let mut state = self.lock();
-        if state.closed.is_some() {
-            // Nothing is dropped while the lock is held.
+        if let Some(why) = state.closed.clone() {
+            // Nobody is told anything, and nothing is dropped, while the lock is held.
             drop(state);
-            return drop((task, before));
+            return fence_drop(|| task.refuse(why));
         }
         let enters = state.line.join((task, before));
         self.let_in(state, enters);
@@ -85,18 +86,14 @@ impl<T: Task> Inbox<T> {
         Place::of(self.clone())
     }
 
-    /// Refuses further tasks with `why`, unless it is closed already, and drops those that wait.
+    /// Refuses those that wait and further tasks with `why`, or with the reason for which it was closed already.
     pub(crate) fn close(&self, why: Error) {
         let mut state = self.lock();
-        state.closed.get_or_insert(why);
-        let left = (std::mem::take(&mut state.items), state.line.clear());
+        let why = state.closed.get_or_insert(why).clone();
+        let came = std::mem::take(&mut state.items).into_iter().map(|(task, _)| task);
+        let left = came.chain(state.line.clear());
         drop(state);
-        drop(left);
-    }
-
-    /// Why it is closed.
-    pub(crate) fn closed(&self) -> Option<Error> {
-        self.lock().closed.clone()
+        left.for_each(|task| fence_drop(|| task.refuse(why.clone())));
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {

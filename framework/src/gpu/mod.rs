@@ -1,6 +1,6 @@
 //! The device side of a pipeline: one thread per device runs every model on it, batching across jobs.
 //!
-//! [`Gpu`] is what a pipeline's stage holds: it hands a job's items over and awaits their outputs. The
+//! [`Gpu`] is what a pipeline's stage holds: it hands a job's items over, for somebody who [wants](Wants) their outputs. The
 //! [`Batcher`](batcher) decides what runs together, an [`Engine`](engine) runs one model, and the
 //! [`thread`] takes turns between the engines of its device.
 
@@ -28,15 +28,14 @@ use tracing::Span;
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::model::Model;
-use crate::pipeline::Handover;
+use crate::pipeline::{Handover, called_off, dropped};
 use crate::pool::places::{Place, Task};
-use crate::pool::replies::Replies;
+use crate::pool::replies::{Answer, Replies};
 use batcher::Request;
 use inbox::Inbox;
 
 /// The way into one model's queue.
 pub(crate) struct Gpu<I, O> {
-    pub(crate) name: &'static str,
     pub(crate) inbox: Arc<Inbox<Call<I, O>>>,
 }
 
@@ -62,17 +61,52 @@ impl<I: Send, O: Send> Task for Call<I, O> {
     fn job(&self) -> &Job {
         &self.caller.job
     }
+
+    fn refuse(self, why: Error) {
+        self.caller.wants.take(self.caller.job, Err(why));
+    }
 }
 
 pub(crate) type ModelInbox<M> = Inbox<Call<<M as Model>::Input, <M as Model>::Output>>;
 
-/// Answers on their way to those who wait.
-pub(crate) type Answers<O> = Replies<Result<Handover<Items<O>>>>;
+/// What comes of a job's items.
+pub(crate) type Outputs<O> = Result<Handover<Items<O>>>;
 
-/// Who wants the outputs.
+/// Takes what comes of a job's items.
+pub(crate) trait Wants<O>: Send {
+    /// Nobody waits for it any more.
+    fn is_closed(&self) -> bool;
+    /// Not on the device thread, unless the stage is closed or the runtime is ending.
+    fn take(self: Box<Self>, job: Job, outputs: Outputs<O>);
+}
+
+impl<O: Send> Wants<O> for oneshot::Sender<Outputs<O>> {
+    fn is_closed(&self) -> bool {
+        oneshot::Sender::is_closed(self)
+    }
+
+    fn take(self: Box<Self>, _: Job, outputs: Outputs<O>) {
+        // A caller that has gone meanwhile needs no answer.
+        let _ = self.send(outputs);
+    }
+}
+
+/// Outputs on their way to who wants them.
+pub(crate) struct Answered<O>(Caller<O>, Outputs<O>);
+
+pub(crate) type Answers<O> = Replies<Answered<O>>;
+
+impl<O: Send + 'static> Answer for Answered<O> {
+    fn hand_out(self) {
+        let Answered(caller, outputs) = self;
+        caller.wants.take(caller.job, outputs);
+    }
+}
+
+/// A job, and who wants the outputs.
 pub(crate) struct Caller<O> {
     pub(crate) job: Job,
-    reply: oneshot::Sender<Result<Handover<Items<O>>>>,
+    pub(crate) wants: Box<dyn Wants<O>>,
     /// Since when the job has waited for the stage.
     pub(crate) since: Instant,
     pub(crate) span: Span,
@@ -87,12 +121,12 @@ pub(crate) struct Waiter<O> {
 impl<O> Waiter<O> {
     /// Nobody waits for the outputs any more, or will soon not: a job is called off before its task is.
     pub(crate) fn is_gone(&self) -> bool {
-        self.caller.reply.is_closed() || self.caller.job.is_cancelled()
+        self.caller.wants.is_closed() || self.caller.job.is_cancelled()
     }
 
     /// Nobody waits for the outputs any more.
     pub(crate) fn is_alone(&self) -> bool {
-        self.caller.reply.is_closed()
+        self.caller.wants.is_closed()
     }
 
     /// Hands out the outputs, complete `since` then.
@@ -100,20 +134,33 @@ impl<O> Waiter<O> {
     where
         O: Send + 'static,
     {
-        answers.send(self.caller.reply, Ok(Handover { value: outputs, place: Some(self.place), since }));
+        answers.send(Answered(self.caller, Ok(Handover { value: outputs, place: Some(self.place), since })));
+    }
+
+    /// Nobody waits any more: what the user gave with the job is dropped, and not on the device thread.
+    pub(crate) fn let_go(self, answers: &Answers<O>)
+    where
+        O: Send + 'static,
+    {
+        self.fail(called_off(), answers);
     }
 
     pub(crate) fn fail(self, why: Error, answers: &Answers<O>)
     where
         O: Send + 'static,
     {
-        answers.send(self.caller.reply, Err(why));
+        answers.send(Answered(self.caller, Err(why)));
     }
 }
 
-impl<I: Send, O: Send> Gpu<I, O> {
+impl<I: Send, O: Send + 'static> Gpu<I, O> {
     /// Has the items run, of which there is at least one, in whatever batches, when the job has a place here and has
     /// given up its place `before`. The outputs come in the same order.
+    pub(crate) fn push(&self, caller: Caller<O>, items: Items<Option<I>>, before: Option<Place>) {
+        self.inbox.push(Call { items, caller }, before);
+    }
+
+    /// The same, for whoever waits for the outputs.
     pub(crate) fn run(
         &self,
         job: &Job,
@@ -121,23 +168,10 @@ impl<I: Send, O: Send> Gpu<I, O> {
         before: Option<Place>,
         since: Instant,
         span: Span,
-    ) -> impl Future<Output = Result<Handover<Items<O>>>> {
+    ) -> impl Future<Output = Outputs<O>> {
         let (reply, answer) = oneshot::channel();
-        let caller = Caller { job: job.clone(), reply, since, span };
-        // A closed inbox drops the call, and the answer tells.
-        self.inbox.push(Call { items, caller }, before);
-        async move { answer.await.map_err(|_| self.dropped(job))? }
-    }
-
-    /// Why a call got no answer.
-    fn dropped(&self, job: &Job) -> Error {
-        let stage = self.name;
-        match self.inbox.closed() {
-            Some(why) => why,
-            // Its task may hear of it here before it is aborted.
-            None if job.is_cancelled() => Error::transient("the job was called off"),
-            None => Error::fatal(format_args!("the device thread of stage `{stage}` has ended")),
-        }
+        self.push(Caller { job: job.clone(), wants: Box::new(reply), since, span }, items, before);
+        async move { answer.await.unwrap_or_else(|_| Err(dropped(job))) }
     }
 }
 

@@ -257,8 +257,13 @@ impl<S: Stepper> Steps<S> {
         match snapshot {
             Some((saves, Ok((snapshot, blocked)))) => saves.give_last(snapshot, blocked),
             Some((_, Err(failure))) => {
-                let why = self.survive(failure)?;
+                let survived = self.survive(failure);
+                let why = survived.as_ref().unwrap_or_else(|fatal| fatal);
                 warn!(job = place.job().id(), error = %why, "no last state: the job goes on from the one before");
+                if let Err(fatal) = survived {
+                    waiter.fail(fatal.clone(), &self.plan.answers);
+                    return Err(fatal);
+                }
             }
             None => {}
         }
@@ -269,6 +274,13 @@ impl<S: Stepper> Steps<S> {
     /// Those who wait take free seats, as far as the stepper has room for them.
     fn let_in(&mut self) -> Result<()> {
         let mut put_off = VecDeque::new();
+        let let_in = self.let_in_but(&mut put_off);
+        put_off.append(&mut self.waiting);
+        self.waiting = put_off;
+        let_in
+    }
+
+    fn let_in_but(&mut self, put_off: &mut VecDeque<StepRequest<S>>) -> Result<()> {
         while self.seated.len() < self.plan.jobs {
             let Some(mut request) = self.waiting.pop_front() else {
                 break;
@@ -289,8 +301,6 @@ impl<S: Stepper> Steps<S> {
                 Err(failure) => self.blame(request.reply, failure)?,
             }
         }
-        put_off.append(&mut self.waiting);
-        self.waiting = put_off;
         Ok(())
     }
 

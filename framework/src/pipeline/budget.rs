@@ -33,6 +33,9 @@ struct State {
     largest: f64,
 }
 
+/// What a job that has left holds: the thread that had it may still come to count it.
+const LEFT: usize = usize::MAX;
+
 /// How much of the largest size remains after a job that is smaller has left.
 const MEMORY: f64 = 0.99;
 
@@ -86,14 +89,18 @@ impl Budget {
         let Some(door) = &self.0 else {
             return;
         };
-        let before = job.bytes();
-        job.set_bytes(bytes);
-        door.gauge.increment(bytes as f64 - before as f64);
-        {
+        let before = {
             let mut state = door.lock();
+            let before = job.bytes();
+            if before == LEFT {
+                return;
+            }
+            job.set_bytes(bytes);
             state.held = state.held.saturating_sub(before) + bytes;
             state.largest = state.largest.max(bytes as f64);
-        }
+            before
+        };
+        door.gauge.increment(bytes as f64 - before as f64);
         if bytes < before {
             door.left.notify_one();
         }
@@ -119,14 +126,37 @@ impl Drop for Held {
         let Some((door, job)) = self.0.take() else {
             return;
         };
-        let bytes = job.bytes();
-        door.gauge.decrement(bytes as f64);
-        {
+        let bytes = {
             let mut state = door.lock();
+            // One that walks twice at once, which no worker's does, has left before.
+            let bytes = Some(job.bytes()).filter(|bytes| *bytes != LEFT).unwrap_or_default();
+            job.set_bytes(LEFT);
             state.jobs -= 1;
             state.held = state.held.saturating_sub(bytes);
             state.largest = (state.largest * MEMORY).max(bytes as f64);
-        }
+            bytes
+        };
+        door.gauge.decrement(bytes as f64);
         door.left.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_has_left_is_not_counted_by_the_thread_that_still_had_it() {
+        let budget = Budget::new(Some(100));
+        let job = Job::new("job");
+        let held = budget.enter(&job, 10).await;
+        budget.resize(&job, 30);
+        assert_eq!(budget.held(), 30);
+        drop(held);
+        budget.resize(&job, 50);
+        assert_eq!(budget.held(), 0);
+        let _held = budget.enter(&job, 20).await;
+        budget.resize(&job, 40);
+        assert_eq!(budget.held(), 40, "it may come again");
     }
 }

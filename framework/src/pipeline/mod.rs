@@ -6,6 +6,7 @@
 mod budget;
 mod options;
 pub(crate) mod outlook;
+mod reply;
 mod stage;
 mod start;
 mod steps;
@@ -26,7 +27,8 @@ use crate::stepper::Stepper;
 
 pub(crate) use budget::Budget;
 pub(crate) use options::apply as apply_options;
-pub(crate) use stage::{End, Handover, Rest, Step};
+pub(crate) use reply::{Arrival, Reply, called_off, dropped};
+pub(crate) use stage::{End, Handover, Label, Next, Rest, Step};
 pub use start::Running;
 pub(crate) use start::{Pools, Starter, Walker};
 
@@ -184,7 +186,8 @@ impl<In: Send + 'static, A: Send + 'static> Pipeline<In, A> {
     }
 
     /// Says how many bytes the value that has come out of the stage before holds, so that the pipeline's
-    /// [`budget`](Pipeline::budget) can count it. It replaces what the job was counted with before.
+    /// [`budget`](Pipeline::budget) can count it. It replaces what the job was counted with before. Whoever is done with the
+    /// stage before asks, which may be one thread for all jobs: to look at a length is fine, to walk through it is not.
     pub fn sized(self, bytes: impl Fn(&A) -> usize + Send + Sync + 'static) -> Self {
         let bytes = Arc::new(bytes);
         let build = self.build;

@@ -15,7 +15,7 @@ use std::panic::AssertUnwindSafe;
 use tokio::runtime::Handle;
 
 use super::outlook::Outlook;
-use super::{Budget, Handover, Kind, Pipeline, Rest, Stage, Step};
+use super::{Arrival, Budget, Handover, Kind, Pipeline, Rest, Stage, Step};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::engine::Plan;
@@ -45,12 +45,16 @@ pub(crate) struct Starter {
     pub(crate) outlook: Outlook,
     /// Where the jobs will run.
     pub(crate) runtime: Handle,
+    /// Where stages of threads tell that a job is at the end of a run of them.
+    pub(crate) arrivals: Replies<Arrival>,
 }
 
 impl Starter {
     /// To be called on the runtime where the jobs will run.
     pub(crate) fn new() -> Self {
+        let runtime = Handle::current();
         Starter {
+            arrivals: Replies::start(&runtime),
             names: HashMap::new(),
             devices: BTreeMap::new(),
             closers: Vec::new(),
@@ -58,7 +62,7 @@ impl Starter {
             budget: Budget::new(None),
             device_memory: None,
             outlook: Outlook::default(),
-            runtime: Handle::current(),
+            runtime,
         }
     }
 
@@ -97,10 +101,9 @@ impl Starter {
             meter,
             answers: Replies::start(&self.runtime),
         };
-        let name = stage.name;
         let make = Box::new(move || plan.engine());
-        device.models.push(Newcomer { stage: name, bytes: batching.memory, make });
-        Ok(Gpu { name, inbox })
+        device.models.push(Newcomer { stage: stage.name, bytes: batching.memory, make });
+        Ok(Gpu { inbox })
     }
 
     /// The way to a stepper that the stage's device will load.
@@ -127,10 +130,9 @@ impl Starter {
             meter,
             answers: Replies::start(&self.runtime),
         };
-        let name = stage.name;
         let make = Box::new(move || plan.engine());
-        device.models.push(Newcomer { stage: name, bytes: stepping.memory, make });
-        Ok(Gpu { name, inbox })
+        device.models.push(Newcomer { stage: stage.name, bytes: stepping.memory, make });
+        Ok(Gpu { inbox })
     }
 
     /// Tells a device what its models may keep, and puts them in the order in which they are described.
@@ -237,12 +239,13 @@ impl<In: Send + 'static, Out: Send + 'static> Walker<In, Out> {
 
     async fn stages_of(&self, job: &Job, input: In) -> Result<Box<dyn Any + Send>> {
         let from = Handover { value: input, place: None, since: Instant::now() };
-        let mut step = self.stages.run(job, from);
+        let mut step = self.stages.run(job.clone(), from);
         loop {
-            match step {
-                Step::Stage(stage) => step = stage.await?,
-                Step::End(output) => return Ok(output),
-            }
+            step = match step {
+                Step::Stage(stage) => stage.await?,
+                Step::Awaited(end) => end.of(job).await?,
+                Step::End(output, _place) => return Ok(output),
+            };
         }
     }
 }

@@ -11,8 +11,7 @@ use futures_util::FutureExt;
 use smallvec::smallvec;
 use tokio::task::JoinHandle;
 
-use super::stage::{Label, Next};
-use super::{Handover, Rest, Stage, Starter, Step};
+use super::{Handover, Label, Next, Rest, Stage, Starter, Step};
 use crate::checkpoint::saver::Saves;
 use crate::checkpoint::{Checkpoints, Saving, Workplace};
 use crate::error::{Error, Result};
@@ -41,7 +40,7 @@ impl<S: Stepper> GpuSteps<S> {
         next: Next<S::Output>,
         load: Arc<impl Fn() -> Result<S> + Send + Sync + 'static>,
         saving: Option<Saving>,
-    ) -> Result<Self> {
+    ) -> Result<Arc<Self>> {
         let label = Label::new(stage);
         let gpu = starter.steps(stage, label.meter.clone(), load)?;
         let seats = Places::new(stage.places());
@@ -49,7 +48,7 @@ impl<S: Stepper> GpuSteps<S> {
             let seats = seats.clone();
             move || seats.close()
         });
-        Ok(GpuSteps { next, label, gpu, seats, saving })
+        Ok(Arc::new(GpuSteps { next, label, gpu, seats, saving }))
     }
 
     async fn work(&self, job: &Job, spec: S::Spec, since: Instant) -> Result<S::Output> {
@@ -93,15 +92,17 @@ impl<S: Stepper> GpuSteps<S> {
     }
 }
 
-impl<S: Stepper> Rest<S::Spec> for GpuSteps<S> {
-    fn run<'a>(&'a self, job: &'a Job, from: Handover<S::Spec>) -> Step<'a> {
+impl<S: Stepper> Rest<S::Spec> for Arc<GpuSteps<S>> {
+    fn run(&self, job: Job, from: Handover<S::Spec>) -> Step {
+        let stage = self.clone();
         Step::Stage(Box::pin(async move {
-            let seat = self.seats.enter(job).await.map_err(|why| self.label.blame(why))?;
+            let label = &stage.label;
+            let seat = stage.seats.enter(&job).await.map_err(|why| label.blame(why))?;
             drop(from.place);
-            job.enter(self.label.name);
-            let result = self.work(job, from.value, from.since).await;
-            let value = self.label.leave(result)?;
-            Ok(self.next.run(job, Handover { value, place: Some(seat), since: Instant::now() }))
+            job.enter(label.name);
+            let result = stage.work(&job, from.value, from.since).await;
+            let value = label.leave(result)?;
+            Ok(stage.next.run(job, Handover { value, place: Some(seat), since: Instant::now() }))
         }))
     }
 }

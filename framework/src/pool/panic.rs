@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use tracing::warn;
+
 use crate::error::{Error, Result};
 
 #[cfg(panic = "abort")]
@@ -14,6 +16,17 @@ pub(crate) fn fence<T>(f: impl FnOnce() -> Result<T>) -> Result<T, Failure> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(result) => result.map_err(Failure::Error),
         Err(payload) => Err(Failure::Panic(panicked(&*payload))),
+    }
+}
+
+/// Runs what can panic only where it drops what is the user's, which is logged: nobody waits for it any more.
+pub(crate) fn fence_drop(f: impl FnOnce()) {
+    let dropped = || {
+        f();
+        Ok(())
+    };
+    if let Err(failure) = fence(dropped) {
+        warn!(error = %failure.into_error(), "a value panicked as it was dropped");
     }
 }
 

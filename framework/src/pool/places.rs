@@ -4,7 +4,7 @@
 //! it. A place belongs to one stage of one pipeline and is never shared, so there is no cycle to deadlock in.
 //!
 //! An async stage has [`Places`]: the job's task waits for one and goes on. A stage of threads has a [`Line`]: the
-//! job's task joins it and waits for the result only; places pass from job to job without waking anybody between.
+//! job joins it with all that is needed to work on it; places pass from job to job without waking anybody between.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -123,6 +123,8 @@ impl Drop for Waiting<'_> {
 /// What a job hands to a stage of threads.
 pub(crate) trait Task: Send {
     fn job(&self) -> &Job;
+    /// Tells the job's task that the stage is closed.
+    fn refuse(self, why: Error);
 }
 
 /// The jobs in front of a stage of threads that have no place in it yet. Each still has its place in the stage before.
@@ -164,8 +166,8 @@ impl<T: Task> Line<T> {
     }
 
     /// Takes everybody out.
-    pub(crate) fn clear(&mut self) -> Turns<Entrant<T>> {
-        std::mem::take(&mut self.waiting)
+    pub(crate) fn clear(&mut self) -> impl Iterator<Item = T> + use<T> {
+        std::mem::take(&mut self.waiting).into_iter().map(|(task, _before)| task)
     }
 
     fn enters(&self, entrant: Entrant<T>) -> Option<Entrant<T>> {

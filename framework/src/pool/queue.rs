@@ -1,7 +1,7 @@
-//! The way from async tasks to the threads of a stage, and its closing.
+//! The way to the threads of a stage, and its closing.
 //!
 //! It is bounded by the places of the stage: whoever finds none waits in [`Line`] for one. It promises that closing
-//! drops what is still queued, so that nobody waits for an answer that cannot come: a channel of crossbeam (0.5,
+//! refuses what is still queued, so that nobody waits for an answer that cannot come: a channel of crossbeam (0.5,
 //! bounded) keeps queued messages alive after its last receiver has gone, and their waiters hang.
 //!
 //! A mutex rather than ownership, because many threads take from it; it is held for a push or a pop only.
@@ -9,8 +9,10 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::panic::fence_drop;
 use super::places::{Door, Entrant, Line, Place, Task};
 use super::turns::Turns;
+use crate::error::Error;
 use crate::telemetry::StageMeter;
 
 /// How long a thread lets others run and looks again before it sleeps: about as long as it takes to wake it, which
@@ -27,22 +29,22 @@ struct State<T> {
     items: Turns<T>,
     line: Line<T>,
     idle: usize,
-    open: bool,
+    closed: Option<Error>,
 }
 
 impl<T: Task> Queue<T> {
     pub(crate) fn new(places: usize, meter: StageMeter) -> Self {
-        let state = State { items: Turns::default(), line: Line::new(places, meter), idle: 0, open: true };
+        let state = State { items: Turns::default(), line: Line::new(places, meter), idle: 0, closed: None };
         Queue { state: Mutex::new(state), ready: Condvar::new() }
     }
 
-    /// Queues a task, which gives up its place `before` when it has one here; or drops it, if the queue is closed.
+    /// Queues a task, which gives up its place `before` when it has one here; or refuses it, if the queue is closed.
     pub(crate) fn push(&self, task: T, before: Option<Place>) {
         let mut state = self.lock();
-        if !state.open {
-            // Nothing is dropped while the lock is held.
+        if let Some(why) = state.closed.clone() {
+            // Nobody is told anything, and nothing is dropped, while the lock is held.
             drop(state);
-            return drop((task, before));
+            return fence_drop(|| task.refuse(why));
         }
         let enters = state.line.join((task, before));
         self.let_in(state, enters);
@@ -59,7 +61,7 @@ impl<T: Task> Queue<T> {
             if let Some(task) = state.items.pop() {
                 return Some((task, Place::of(self.clone())));
             }
-            if !state.open {
+            if state.closed.is_some() {
                 return None;
             }
             if waiting_since.get_or_insert_with(Instant::now).elapsed() < LINGER_AWAKE {
@@ -87,14 +89,14 @@ impl<T: Task> Queue<T> {
         }
     }
 
-    /// Refuses further tasks, drops those that wait, and lets the threads end.
-    pub(crate) fn close(&self) {
+    /// Refuses those that wait and further tasks with `why`, and lets the threads end.
+    pub(crate) fn close(&self, why: Error) {
         let mut state = self.lock();
-        state.open = false;
-        let left = (std::mem::take(&mut state.items), state.line.clear());
+        let why = state.closed.get_or_insert(why).clone();
+        let left = std::mem::take(&mut state.items).into_iter().chain(state.line.clear());
         drop(state);
         self.ready.notify_all();
-        drop(left);
+        left.for_each(|task| fence_drop(|| task.refuse(why.clone())));
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -122,6 +124,8 @@ mod tests {
         fn job(&self) -> &Job {
             &self.0
         }
+
+        fn refuse(self, _: Error) {}
     }
 
     fn queue<T: Send>(places: usize) -> Arc<Queue<With<T>>> {
@@ -149,7 +153,7 @@ mod tests {
                 let queue = queue.clone();
                 std::thread::spawn(move || (0..4).filter_map(|_| queue.pop()).count())
             };
-            queue.close();
+            queue.close(Error::transient("closed"));
             assert!(thread.join().unwrap() <= 4);
             for waiter in waiters {
                 assert!(waiter.await.unwrap().is_err());
@@ -166,7 +170,7 @@ mod tests {
         (0..5).for_each(|i| drop(push(&queue, i)));
         let out: Vec<_> = (0..4).filter_map(|_| queue.pop().map(|(task, _place)| task.1)).collect();
         assert_eq!(out, [0, 1, 2, 3], "each place that is given up lets the next in");
-        queue.close();
+        queue.close(Error::transient("closed"));
         assert!(queue.pop().is_none(), "what was queued is dropped");
     }
 

@@ -25,6 +25,10 @@ impl<T> Turns<T> {
         self.0.pop_front().map(|(_, what)| what)
     }
 
+    pub(crate) fn into_iter(self) -> impl Iterator<Item = T> {
+        self.0.into_iter().map(|(_, what)| what)
+    }
+
     pub(crate) fn retain(&mut self, keep: impl Fn(&T) -> bool) {
         self.0.retain(|(_, what)| keep(what));
     }

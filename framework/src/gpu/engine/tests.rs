@@ -69,7 +69,7 @@ impl<M: Model> Driven<M> {
         };
         let mut engine = plan.engine().unwrap();
         engine.load().unwrap();
-        let gpu = Arc::new(Gpu { name: "driven", inbox });
+        let gpu = Arc::new(Gpu { inbox });
         Driven { engine, gpu, answers: Vec::new(), outlook, forecast, runtime }
     }
 

@@ -258,7 +258,13 @@ impl<M: Model> ModelEngine<M> {
                 None => {}
             }
         }
-        self.batcher.cut(Instant::now(), Waiter::is_gone)
+        let batch = self.batcher.cut(Instant::now(), Waiter::is_gone);
+        self.let_go();
+        batch
+    }
+
+    pub(super) fn let_go(&mut self) {
+        self.batcher.gone().into_iter().for_each(|waiter| waiter.let_go(&self.plan.answers));
     }
 
     /// Has the next batch prepared meanwhile, if what waits fills one. A batch that is not full stays open to what
@@ -270,10 +276,10 @@ impl<M: Model> ModelEngine<M> {
         if collator.holds() || !self.batcher.is_full() {
             return Ok(());
         }
-        match self.batcher.cut(Instant::now(), Waiter::is_gone) {
-            Some(batch) => collator.begin(batch),
-            None => Ok(()),
-        }
+        let batch = self.batcher.cut(Instant::now(), Waiter::is_gone);
+        let begun = batch.map_or(Ok(()), |batch| collator.begin(batch));
+        self.let_go();
+        begun
     }
 
     fn span_of(&self, batch: &Batch<M::Input>) -> Span {

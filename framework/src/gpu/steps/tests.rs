@@ -257,7 +257,7 @@ async fn two_panics_in_a_row_before_a_first_step_are_fatal_too() {
     let book: Arc<Book> = Arc::default();
     book.mishaps.lock().unwrap().extend([(8, (0, Mishap::PanicAtOnce)), (9, (0, Mishap::PanicAtOnce))]);
     let running = running(Stepping::jobs(1), &book).await;
-    let faults = async |jobs: [(&str, u32); 3]| {
+    let faults = async |jobs: [(&'static str, u32); 3]| {
         let mut faults = Vec::new();
         for (job, end) in jobs {
             faults.push(call(&running, &Job::new(job), end).await.unwrap().map_err(|why| why.fault()));

@@ -66,7 +66,7 @@ fn driven(takes: bool) -> Driven {
     };
     let mut engine = plan.engine().unwrap();
     engine.load().unwrap();
-    let gpu = Arc::new(Gpu { name: "driven", inbox });
+    let gpu = Arc::new(Gpu { inbox });
     Driven { engine, gpu, takes, runtime }
 }
 
