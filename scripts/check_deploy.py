@@ -20,8 +20,9 @@ import salad_cloud_sdk.models as salad
 import yaml
 
 KUBERNETES = "1.37"
-# What a worker's models read, beside the table of the framework.
+# What a worker's models read, beside the table of the framework, and where the examples have weights from.
 OF_MODELS = {"FOREBAY_DEVICE"}
+OF_EXAMPLES = pathlib.Path("examples/src/weights.rs")
 PROBES = {"/health/startup", "/health/live", "/health/ready"}
 # What a drain takes beyond the grace: verdicts are told for 10 s, threads are waited for 2 s.
 BEYOND_GRACE = 12
@@ -226,6 +227,7 @@ def main():
     npm = npm.resolve()
     table = pathlib.Path("framework/src/config.rs").read_text()
     variables = set(re.findall(r"^//! \| `(\w+)` \|", table, re.MULTILINE)) | OF_MODELS
+    variables |= set(re.findall(r'"(FOREBAY_\w+)"', OF_EXAMPLES.read_text()))
     documents = [(path, document) for path in files for document in load(path)]
     empty = set(files) - {path for path, _ in documents}
     if empty:
