@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use forebay::places::{Assets, Guard, Places};
+use forebay::places::{Assets, Guard, Places, Reference};
 #[cfg(feature = "s3")]
 use forebay::store::s3::S3;
 use forebay::{Context, Error, Result};
@@ -25,8 +25,9 @@ pub struct EncoderFiles {
 
 /// What they are fetched from.
 struct Remote {
-    /// Without a slash at its end.
-    reference: String,
+    /// Of a reference to one.
+    #[cfg(feature = "s3")]
+    bucket: Option<String>,
     assets: Assets,
     runtime: Handle,
 }
@@ -80,9 +81,18 @@ impl Remote {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' };
         let mut assets = Assets::below(cache.join(reference.chars().map(plain).collect::<String>()));
         for file in FILES {
-            assets = assets.file(file, format!("{reference}/{file}").parse()?);
+            let from: Reference = format!("{reference}/{file}").parse()?;
+            if !reference.starts_with("s3://") {
+                web().check(&from)?;
+            }
+            assets = assets.file(file, from);
         }
-        Ok(Remote { reference, assets, runtime: Handle::current() })
+        Ok(Remote {
+            #[cfg(feature = "s3")]
+            bucket: reference.strip_prefix("s3://").and_then(|path| path.split('/').next()).map(str::to_owned),
+            assets,
+            runtime: Handle::current(),
+        })
     }
 
     fn fetch(&self) -> Result<PathBuf> {
@@ -90,13 +100,16 @@ impl Remote {
     }
 
     async fn places(&self) -> Result<Places> {
-        let places = Places::new().https(Guard::new());
         #[cfg(feature = "s3")]
-        if let Some(path) = self.reference.strip_prefix("s3://") {
-            let bucket = path.split('/').next().unwrap_or(path);
+        if let Some(bucket) = &self.bucket {
             let store = S3::at(format!("s3://{bucket}")).with_env()?.read_only().open().await?;
-            return Ok(places.bucket(bucket, store));
+            return Ok(web().bucket(bucket, store));
         }
-        Ok(places)
+        Ok(web())
     }
+}
+
+/// The public internet.
+fn web() -> Places {
+    Places::new().https(Guard::new())
 }

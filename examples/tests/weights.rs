@@ -122,6 +122,8 @@ fn what_names_no_weights_is_refused_at_once() {
     for (from, words) in [
         ("ftp://host/minilm", "begins with none of s3://, https:// and file://"),
         ("https://host/minilm?token=secret", "can have no query"),
+        ("http://host/minilm", "want a url that begins with https://"),
+        ("file:///weights", "not below a folder that this worker knows"),
         ("no/such/folder", "the weights directory no/such/folder does not exist"),
     ] {
         let output = EmbedHttp::command(from, cache.path()).output().unwrap();
