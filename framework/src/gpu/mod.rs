@@ -1,7 +1,7 @@
 //! The device side of a pipeline: one thread per device runs every model on it, batching across jobs.
 //!
-//! [`Gpu`] is what a pipeline's stage holds: it hands a job's items over, for somebody who [wants](Wants) their outputs. The
-//! [`Batcher`](batcher) decides what runs together, an [`Engine`](engine) runs one model, and the
+//! [`Gpu`] is what a pipeline's stage holds: it hands a job's items over, for somebody who [wants](Wants) their outputs.
+//! The [`Batcher`](batcher) decides what runs together, an [`Engine`](engine) runs one model, and the
 //! [`thread`] takes turns between the engines of its device.
 
 pub(crate) mod batcher;

@@ -263,6 +263,7 @@ impl<M: Model> ModelEngine<M> {
         batch
     }
 
+    /// Has those whom the batcher gave up dropped by the task that answers: that may be slow, and may panic.
     pub(super) fn let_go(&mut self) {
         self.batcher.gone().into_iter().for_each(|waiter| waiter.let_go(&self.plan.answers));
     }
