@@ -255,18 +255,28 @@ mod tests {
                 Ok(items[0])
             });
         let running = Arc::new(pipeline.start().await.unwrap());
-        let first = call(&running, &Job::new("first"));
+        let (first, second) = (Job::new("first"), Job::new("second"));
+        // One leaves the batcher, which the device fills before it runs the second; the other has only come to its inbox.
+        let (waits, comes) = (Job::new("waits"), Job::new("comes"));
+        let first = call(&running, &first);
         gate.begun(1).await;
-        let gone = Job::new("gone");
-        let task = call(&running, &gone);
-        until(|| gone.stage() == "each").await;
-        task.abort();
-        assert!(task.await.unwrap_err().is_cancelled());
+        let second_task = call(&running, &second);
+        until(|| second.stage() == "each").await;
+        let waits_task = call(&running, &waits);
+        until(|| waits.stage() == "each").await;
+        tell.send(()).unwrap();
+        gate.begun(2).await;
+        let comes_task = call(&running, &comes);
+        until(|| comes.stage() == "each").await;
+        for task in [waits_task, comes_task] {
+            task.abort();
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
         (0..2).for_each(|_| tell.send(()).unwrap());
-        assert_eq!(first.await.unwrap().unwrap(), 1);
+        assert_eq!((first.await.unwrap().unwrap(), second_task.await.unwrap().unwrap()), (1, 1));
         assert_eq!(call(&running, &Job::new("next")).await.unwrap().unwrap(), 1, "the device goes on");
-        until(|| dropped.lock().unwrap().len() == 1).await;
-        assert_ne!(*dropped.lock().unwrap(), ["gpu0"]);
+        until(|| dropped.lock().unwrap().len() == 2).await;
+        assert!(!dropped.lock().unwrap().contains(&"gpu0".to_owned()));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
